@@ -1,0 +1,12 @@
+//! driftless keeps a second copy of a Teleport cluster's backend, and of any PostgreSQL tables, that never drifts.
+
+pub mod bridge;
+pub mod engine;
+pub mod error;
+pub mod kinds;
+pub mod model;
+pub mod pool;
+pub mod sink;
+pub mod source;
+pub mod store;
+pub mod telemetry;

@@ -1,0 +1,50 @@
+//! Reading present state: snapshot, verify, repair.
+
+use std::sync::Arc;
+
+use crate::model::{Batch, Position, Table};
+use crate::source::Fut;
+
+/// A piece of a store that is scanned from one end to the other in key order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// Part of the name of the partition that scans it (`!snapshot/1/<name>`): says table and bounds (keys in
+    /// hexadecimal). The store finds its way back from it after a restart, so it holds all that is needed.
+    pub name: String,
+    /// Its table.
+    pub table: Arc<Table>,
+}
+
+/// Present state of a store.
+pub trait Store: Send + Sync {
+    /// The tables of the store that are within scope (key-value layouts: one without a name).
+    fn tables(&self) -> Fut<'_, Vec<Arc<Table>>>;
+
+    /// Cuts everything into about `count` ranges of similar size, at least one per table. Together they hold every key
+    /// once, those that do not exist yet included.
+    fn ranges(&self, count: usize) -> Fut<'_, Vec<Range>>;
+
+    /// The range of this name, as `ranges` once cut it.
+    fn range<'a>(&'a self, name: &'a str) -> Fut<'a, Range>;
+
+    /// Fills the batch with puts of the rows of a range whose keys lie after `after`, in key order, up to about
+    /// `fill_bytes` bytes. The caller has called [`Batch::begin`] (steps by key). The store marks the last key, or
+    /// [`Position::End`] when nothing is left. Every row that did not change between two scans is seen by them together
+    /// exactly once.
+    fn scan<'a>(&'a self, range: &'a Range, after: &'a Position, batch: Batch, fill_bytes: usize) -> Fut<'a, Batch>;
+
+    /// Fills the batch with a put for each of these keys that is there, in any order.
+    fn get<'a>(&'a self, table: &'a Arc<Table>, keys: &'a [&'a [u8]], batch: Batch) -> Fut<'a, Batch>;
+
+    /// Waits until every change at or before the head that was last given is visible to `scan` and `get`. Sources whose
+    /// log runs ahead of what readers see (PostgreSQL: a commit is in the log before other sessions see it) wait here for
+    /// the transactions in between.
+    fn visible(&self) -> Fut<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
+
+    /// The same store as it was at one moment, for as long as the result lives; `None` where the kind has no such view.
+    fn frozen(&self) -> Fut<'_, Option<Box<dyn Store>>> {
+        Box::pin(async { Ok(None) })
+    }
+}

@@ -1,0 +1,14 @@
+//! Tests against real stores, in one binary so that servers are started once.
+//!
+//! A server that cannot be started fails the test that needs it; nothing is skipped. `make servers` installs them.
+#![allow(clippy::unwrap_used, missing_docs, dead_code)] // Tests stop at the first surprise.
+
+mod support;
+
+#[test]
+#[cfg(feature = "postgresql")]
+fn both_servers_are_there() {
+    for server in [support::pg::primary(), support::pg::secondary()] {
+        assert_eq!(server.psql("postgres", "show wal_level"), "logical");
+    }
+}

@@ -1,0 +1,4 @@
+//! What several tests need: servers, and ways to look at stores that are not ours.
+
+#[cfg(feature = "postgresql")]
+pub mod pg;
