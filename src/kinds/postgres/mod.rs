@@ -1,1 +1,8 @@
-//! Placeholder for the kind's documentation.
+//! PostgreSQL 13 and later, self-hosted or managed, as a source and as a sink.
+//!
+//! [`options`] is what configuration says about one endpoint. [`conn`] turns it into connections, [`admin`] looks after
+//! what has to exist at a server: slot, publication, head and pin, and what an operator has to be told.
+
+pub mod options;
+
+pub use options::{AuthMode, Options};
