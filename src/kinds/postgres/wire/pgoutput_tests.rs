@@ -22,7 +22,10 @@ fn recorded() -> Vec<(bool, Vec<u8>)> {
         ),
         (false, "55 00004007 4e 0004 62 00000002 2f61 75 6e 62 00000002 6f6b"),
         (false, "43 00 000000000192baa8 000000000192bad8 000303c38e2b3a9a"),
-        (false, "55 00004007 4b 0004 62 00000002 2f61 6e 6e 6e 4e 0004 62 00000002 2f62 62 00000001 76 6e 62 00000002 6f6b"),
+        (
+            false,
+            "55 00004007 4b 0004 62 00000002 2f61 6e 6e 6e 4e 0004 62 00000002 2f62 62 00000001 76 6e 62 00000002 6f6b",
+        ),
         (false, "44 00004007 4b 0004 62 00000002 2f62 6e 6e 6e"),
         (false, "54 00000002 00 00004007 0000400e"),
         (false, "4d 01 000000000192fe48 70726500 00000007 636f6e74656e74"),
@@ -61,7 +64,8 @@ fn recorded_messages_say_what_the_server_meant() {
     let Message::Relation(relation) = parsed[2].1 else { panic!("{text}") };
     assert_eq!((relation.oid, relation.schema, relation.name, relation.identity), (0x4007, "public", "kv", b'd'));
     let columns: Vec<_> = relation.columns().map(|c| (c.key, c.name, c.type_oid, c.typmod)).collect();
-    let expected = [(true, "key", 17, -1), (false, "value", 17, -1), (false, "expires", 1184, -1), (false, "m", 16386, -1)];
+    let expected =
+        [(true, "key", 17, -1), (false, "value", 17, -1), (false, "expires", 1184, -1), (false, "m", 16386, -1)];
     assert_eq!(columns, expected);
     assert!(
         matches!(parsed[3].1, Message::Update { old: Old::Same, new: Tuple { holes: true, columns: 4, .. }, .. }),
