@@ -17,7 +17,8 @@ pub struct Range {
 
 /// Present state of a store.
 pub trait Store: Send + Sync {
-    /// The tables of the store that are within scope (key-value layouts: one without a name).
+    /// The tables of the store that are within scope (key-value layouts: one without a name). A destination that does not
+    /// exist yet has none; a source that does not exist is an error.
     fn tables(&self) -> Fut<'_, Vec<Arc<Table>>>;
 
     /// Cuts everything into about `count` ranges of similar size, at least one per table. Together they hold every key
