@@ -256,6 +256,7 @@ impl Writer for DrainWriter {
         let record = records.get_mut(&self.stream).expect("a writer's stream was claimed");
         let lane = &mut record.lanes[self.lane];
         lane.number = commit.number;
+        lane.checkpoint.retain(|partition| !commit.forget.contains(partition));
         lane.checkpoint.merge(&commit.upto);
         Box::pin(async { Ok(()) })
     }

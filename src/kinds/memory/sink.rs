@@ -216,6 +216,7 @@ impl State {
         let stream = self.data.streams.get_mut(&sent.stream).expect("the record was found above");
         let lane = &mut stream.lanes[usize::from(sent.lane)];
         lane.number = commit.number;
+        lane.checkpoint.retain(|partition| !commit.forget.contains(partition));
         for (partition, position) in commit.upto.iter() {
             lane.checkpoint.retain(|known| known != partition);
             lane.checkpoint.advance(partition, position);
