@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::model::batch::Span;
-use crate::model::{Batch, Checkpoint, Op, Row};
+use crate::model::{Batch, Checkpoint, Op, PartitionId, Row};
 
 /// Changes picked from batches, in order, each key at most once (unless cleared in between). Bodies are the batches' own
 /// bytes, or replaced by bytes of this struct's own arena where they were translated or filled.
@@ -57,6 +57,11 @@ impl Changes {
         pick.body = Some(span);
     }
 
+    /// Whether the change's body was replaced, so that its bytes are in the sink's encoding or filled already.
+    pub fn is_rewritten(&self, index: usize) -> bool {
+        self.picks[index].body.is_some()
+    }
+
     /// Keeps only the changes for which `keep` says yes, in order.
     pub fn retain(&mut self, mut keep: impl FnMut(usize) -> bool) {
         let mut index = 0;
@@ -103,6 +108,9 @@ pub struct Commit {
     pub number: u64,
     /// What changes; on top of what was staged before it.
     pub changes: Changes,
+    /// Partitions whose record the lane drops *before* `upto` is written: ended ones that nobody asks for any more, and,
+    /// when a gap opens, those of the lost lineage, whose positions mean nothing to the new one.
+    pub forget: Vec<PartitionId>,
     /// The partitions that move, and how far.
     pub upto: Checkpoint,
 }

@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, missing_docs, dead_code)] // Tests stop at the first surprise.
 
 mod config;
+#[macro_use]
+mod conformance;
 mod support;
 
 #[test]
