@@ -6,6 +6,8 @@
 mod config;
 #[macro_use]
 mod conformance;
+#[cfg(feature = "postgresql")]
+mod pgconn;
 mod support;
 
 #[test]

@@ -139,7 +139,8 @@ async fn scram(
     };
     let mut exchange = ScramSha256::new(password(identity)?.reveal().as_bytes(), binding);
     let mut message = BytesMut::new();
-    frontend::sasl_initial_response(mechanism, exchange.message(), &mut message).map_err(|_| QueryError::Lost(garbled()))?;
+    frontend::sasl_initial_response(mechanism, exchange.message(), &mut message)
+        .map_err(|_| QueryError::Lost(garbled()))?;
     conn.send(&message).await.map_err(QueryError::Lost)?;
     let Message::AuthenticationSaslContinue(body) = next(conn).await? else {
         return Err(QueryError::Lost(garbled()));

@@ -88,8 +88,7 @@ impl Endpoint {
     }
 
     async fn wire(&self, replication: bool) -> Result<ReplicationConn> {
-        let login =
-            WireLogin { info: &self.0.info, application_name: &self.0.application_name, replication };
+        let login = WireLogin { info: &self.0.info, application_name: &self.0.application_name, replication };
         Box::pin(self.search(&login)).await
     }
 
@@ -165,7 +164,9 @@ impl Endpoint {
         Err(match last {
             Some(Failure::NotThisWay(error)) => Failure::Final(error),
             Some(failure) => failure,
-            None => Failure::Unreachable(Error::transient(format!("look up the PostgreSQL server {target}: no address"))),
+            None => {
+                Failure::Unreachable(Error::transient(format!("look up the PostgreSQL server {target}: no address")))
+            }
         })
     }
 
@@ -179,8 +180,7 @@ impl Endpoint {
         let info = &self.0.info;
         let stream = dial::open(target, address, way, tls, (&info.tcp, info.tls.direct)).await?;
         let password = self.password(target, &stream).await.map_err(Failure::Final)?;
-        let identity =
-            Identity { user: &info.user, password: password.as_ref(), binding: info.channel_binding };
+        let identity = Identity { user: &info.user, password: password.as_ref(), binding: info.channel_binding };
         login.login(stream, &identity, target).await
     }
 
@@ -224,7 +224,9 @@ fn unsuited(target: &Target, role: Role) -> Error {
         (false, true) => "read-only",
         (false, false) => "a primary that takes writes",
     };
-    Error::transient(format!("connect to PostgreSQL at {target}: it is {is}, and target_session_attrs asks for another"))
+    Error::transient(format!(
+        "connect to PostgreSQL at {target}: it is {is}, and target_session_attrs asks for another"
+    ))
 }
 
 /// One error of several servers' errors; anything that a person must change comes first.

@@ -137,8 +137,8 @@ pub struct ConnInfo {
     pub user: String,
     /// Password, where it stands in the connection string or the environment.
     pub password: Option<Secret>,
-    /// Where passwords are looked up else; whether somebody named the file.
-    pub passfile: Option<(PathBuf, bool)>,
+    /// Where passwords are looked up else.
+    pub passfile: Option<PathBuf>,
     /// Database.
     pub dbname: String,
     /// Start-up options of the session.
@@ -261,10 +261,8 @@ impl Given {
         let home = env("HOME").filter(|h| !h.is_empty()).map(PathBuf::from);
         let user = self.take("user").or_else(|| env("USER")).or_else(|| env("LOGNAME")).filter(|u| !u.is_empty());
         let user = user.ok_or_else(|| wrong("user", "is missing, and neither PGUSER nor USER is set"))?;
-        let passfile = match self.take("passfile") {
-            Some(path) => Some((PathBuf::from(path), true)),
-            None => home.as_ref().map(|home| (home.join(".pgpass"), false)),
-        };
+        let usual = || home.as_ref().map(|home| home.join(".pgpass"));
+        let passfile = self.take("passfile").map(PathBuf::from).or_else(usual);
         let attrs = [
             ("any", TargetSession::Any),
             ("read-write", TargetSession::ReadWrite),
@@ -273,8 +271,11 @@ impl Given {
             ("standby", TargetSession::Standby),
             ("prefer-standby", TargetSession::PreferStandby),
         ];
-        let bindings =
-            [("disable", ChannelBinding::Disable), ("prefer", ChannelBinding::Prefer), ("require", ChannelBinding::Require)];
+        let bindings = [
+            ("disable", ChannelBinding::Disable),
+            ("prefer", ChannelBinding::Prefer),
+            ("require", ChannelBinding::Require),
+        ];
         Ok(ConnInfo {
             targets: self.targets()?,
             balance: self.choice("load_balance_hosts", false, &[("disable", false), ("random", true)])?,
@@ -360,8 +361,7 @@ impl Given {
         let list = |value: Option<String>| -> Vec<String> {
             value.map(|v| v.split(',').map(|one| one.trim().to_owned()).collect()).unwrap_or_default()
         };
-        let (hosts, addresses, ports) =
-            (list(self.take("host")), list(self.take("hostaddr")), list(self.take("port")));
+        let (hosts, addresses, ports) = (list(self.take("host")), list(self.take("hostaddr")), list(self.take("port")));
         let count = hosts.len().max(addresses.len()).max(1);
         if count > HOSTS_MAX {
             return Err(wrong("host", "names more than 64 servers"));
@@ -380,7 +380,9 @@ impl Given {
                 };
                 let port = match ports.get(at).or(ports.first()).map(String::as_str).unwrap_or_default() {
                     "" => PORT,
-                    text => text.parse().ok().filter(|p| *p > 0).ok_or_else(|| wrong("port", "is not a port number"))?,
+                    text => {
+                        text.parse().ok().filter(|p| *p > 0).ok_or_else(|| wrong("port", "is not a port number"))?
+                    }
                 };
                 let host = match hosts.get(at).map(String::as_str).unwrap_or_default() {
                     "" => address.map_or_else(|| Host::Unix(SOCKETS.into()), |a| Host::Tcp(a.to_string())),

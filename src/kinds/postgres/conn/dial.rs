@@ -13,7 +13,7 @@ use rustix::net::sockopt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::kinds::postgres::conn::conninfo::{Host, SslMode, Target, TcpOptions};
 use crate::kinds::postgres::conn::stream::Stream;
 use crate::kinds::postgres::conn::tls::TlsSetup;
@@ -38,15 +38,6 @@ pub enum Failure {
     NotThisWay(Error),
     /// The server was reached and said no: nothing else is tried.
     Final(Error),
-}
-
-impl Failure {
-    /// The error for a person.
-    pub fn into_error(self) -> Error {
-        match self {
-            Self::Unreachable(error) | Self::NotThisWay(error) | Self::Final(error) => error,
-        }
-    }
 }
 
 /// The ways of a mode, in order.
@@ -105,10 +96,13 @@ pub async fn open(
         Host::Tcp(name) => name.as_str(),
         Host::Unix(_) => "localhost",
     };
-    let tls = tls.handshake(stream, name).await.map_err(|error| match way {
-        Way::TlsIfOffered => Failure::NotThisWay(error),
-        Way::Tls | Way::Clear if error.fault() == crate::error::Fault::Transient => Failure::Unreachable(error),
-        Way::Tls | Way::Clear => Failure::Final(error),
+    let tls = tls.handshake(stream, name).await.map_err(|error| match (way, error.fault()) {
+        (Way::TlsIfOffered, _) => Failure::NotThisWay(error),
+        (_, Fault::Transient) if direct => Failure::Unreachable(Error::transient(format!(
+            "{error}; sslnegotiation=direct takes PostgreSQL 17 or later"
+        ))),
+        (_, Fault::Transient) => Failure::Unreachable(error),
+        _ => Failure::Final(error),
     })?;
     if direct && !TlsSetup::spoke_postgresql(&tls) {
         return Err(Failure::Final(Error::config(format!(

@@ -106,7 +106,7 @@ pub fn fault_of(code: &str) -> Fault {
         // A slot in use, a lock not granted in time.
         "55006" | "55P03" => Fault::Transient,
         _ => match code.get(..2) {
-            // Connection, transaction state (a server that is read-only for now), serialization and deadlock, resources,
+            // Connection, transaction state (a server that is read-only), serialization and deadlock, resources,
             // operator intervention, system and internal errors.
             Some("08" | "25" | "40" | "53" | "57" | "58" | "XX") => Fault::Transient,
             // Data exceptions, constraints, check options, limits, and what triggers raise.

@@ -67,7 +67,13 @@ pub struct ReplicationConn {
 impl ReplicationConn {
     /// Wraps a fresh stream, before any start-up message.
     pub(super) fn new(stream: Stream) -> Self {
-        Self { stream, buf: BytesMut::with_capacity(16 << 10), server_version: 0, parameters: BTreeMap::new(), backend_pid: 0 }
+        Self {
+            stream,
+            buf: BytesMut::with_capacity(16 << 10),
+            server_version: 0,
+            parameters: BTreeMap::new(),
+            backend_pid: 0,
+        }
     }
 
     /// Sends bytes as they are.

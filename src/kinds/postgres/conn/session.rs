@@ -35,7 +35,8 @@ impl Session {
     };
 
     /// For reading much: pages may be read slowly and between two of them the pipeline may be held up for long.
-    pub const READ: Self = Self { statement: None, lock: Some(Duration::from_secs(60)), idle_in_transaction: None, read_only: true };
+    pub const READ: Self =
+        Self { statement: None, lock: Some(Duration::from_secs(60)), idle_in_transaction: None, read_only: true };
 
     /// For writing changes.
     // LIMIT: a process that was stopped in a transaction frees its row locks after this time, if no claim ends it before.

@@ -127,7 +127,9 @@ fn decode(text: &str) -> Result<String> {
         }
         let mut digit = || bytes.next().and_then(|b| char::from(b).to_digit(16)).and_then(|d| u8::try_from(d).ok());
         let (Some(high), Some(low)) = (digit(), digit()) else {
-            return Err(wrong("a `%` in the URL is not followed by two hexadecimal digits; write a literal one as %25"));
+            return Err(wrong(
+                "a `%` in the URL is not followed by two hexadecimal digits; write a literal one as %25",
+            ));
         };
         match high << 4 | low {
             0 => return Err(wrong("it contains %00")),
@@ -189,8 +191,10 @@ mod tests {
         for (text, expected) in [
             ("postgresql://", ""),
             ("postgres://h", "host=h"),
-            ("postgresql://u:p%40%3a@h:5433/d?sslmode=disable&application_name=a%20b", 
-             "user=u | password=p@: | host=h | port=5433 | dbname=d | sslmode=disable | application_name=a b"),
+            (
+                "postgresql://u:p%40%3a@h:5433/d?sslmode=disable&application_name=a%20b",
+                "user=u | password=p@: | host=h | port=5433 | dbname=d | sslmode=disable | application_name=a b",
+            ),
             ("postgresql://u@/d", "user=u | dbname=d"),
             ("postgresql://u:p@q@h/d", "user=u | password=p@q | host=h | dbname=d"),
             ("postgresql://a:1,b,[::1]:3/d", "host=a,b,::1 | port=1,,3 | dbname=d"),

@@ -126,16 +126,17 @@ fn verifier(options: &TlsOptions, provider: &Arc<CryptoProvider>) -> Result<Veri
     if store.is_empty() {
         return Err(Error::config(format!("read sslrootcert {}: it holds no usable certificate", path.display())));
     }
-    let mut builder = rustls::client::WebPkiServerVerifier::builder_with_provider(Arc::new(store), Arc::clone(provider));
+    let mut builder =
+        rustls::client::WebPkiServerVerifier::builder_with_provider(Arc::new(store), Arc::clone(provider));
     if let Some(crl) = &options.crl {
         let lists: Vec<_> = CertificateRevocationListDer::pem_file_iter(crl)
             .and_then(Iterator::collect)
             .map_err(|error| Error::config(format!("read sslcrl {}", crl.display())).because(error))?;
         builder = builder.with_crls(lists).allow_unknown_revocation_status();
     }
-    let inner: Arc<dyn ServerCertVerifier> = builder.build().map_err(|error| {
-        Error::config(format!("set up TLS for PostgreSQL with {}", path.display())).because(error)
-    })?;
+    let inner: Arc<dyn ServerCertVerifier> = builder
+        .build()
+        .map_err(|error| Error::config(format!("set up TLS for PostgreSQL with {}", path.display())).because(error))?;
     Ok(Verifier::new(check(options), Some(inner), roots, provider))
 }
 
