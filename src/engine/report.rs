@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use metrics::{Counter, Gauge, counter, gauge};
 
+use crate::engine::heal::Tally;
 use crate::engine::status::Status;
 use crate::error::Error;
 use crate::model::{Checkpoint, Commit};
@@ -73,9 +74,11 @@ pub fn loaded(stream: &str, rows: u64, bytes: u64) {
     tracing::info!(stream, rows, bytes, "first copy is in; following");
 }
 
-/// Healing is finished.
-pub fn healed(stream: &str, missing: u64, different: u64, extra: u64) {
-    tracing::info!(stream, missing, different, extra, "healed");
+/// A walk over both stores is finished.
+pub fn healed(stream: &str, tally: &Tally) {
+    let Tally { compared, missing, different, extra, kept } = *tally;
+    counter!("driftless_repaired_rows_total", "stream" => stream.to_owned()).increment(tally.repaired());
+    tracing::info!(stream, compared, missing, different, extra, kept, "both sides compared and repaired");
 }
 
 /// The stream is somebody else's for now.

@@ -35,7 +35,11 @@ impl Standby {
         let pulse = record.pulse();
         match self.seen {
             Some((seen, since)) if seen == pulse => {
-                if now.saturating_sub(since) >= STILL { Turn::Claim } else { Turn::Wait }
+                if now.saturating_sub(since) >= STILL {
+                    Turn::Claim
+                } else {
+                    Turn::Wait
+                }
             }
             _ => {
                 self.seen = Some((pulse, now));
