@@ -5,6 +5,9 @@
 
 #[cfg(feature = "sqlite")]
 mod sqlite;
+mod config;
+#[macro_use]
+mod conformance;
 mod support;
 
 #[test]

@@ -2,7 +2,15 @@
 //!
 //! [`options`] is what configuration says about one endpoint. [`conn`] turns it into connections, [`admin`] looks after
 //! what has to exist at a server: slot, publication, head and pin, and what an operator has to be told.
+//!
+//! [`shape`] says what a table looks like and [`rowcodec`] how its rows lie in bytes, in both layouts.
+//!
+//! [`wire`] reads the bytes of the replication stream.
 
+pub mod kvrow;
 pub mod options;
+pub mod rowcodec;
+pub mod shape;
+pub mod wire;
 
 pub use options::{AuthMode, Options};
