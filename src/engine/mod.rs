@@ -12,6 +12,7 @@ pub mod heal;
 pub mod host;
 pub mod lane;
 mod load;
+pub mod once;
 mod patches;
 pub mod pipeline;
 pub mod plan;
