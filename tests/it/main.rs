@@ -10,6 +10,8 @@ mod config;
 mod conformance;
 #[cfg(feature = "postgresql")]
 mod pgconn;
+#[cfg(feature = "postgresql")]
+mod pgsink;
 mod support;
 
 #[test]

@@ -6,13 +6,17 @@
 //! [`shape`] says what a table looks like and [`rowcodec`] how its rows lie in bytes, in both layouts.
 //!
 //! [`wire`] reads the bytes of the replication stream.
+//!
+//! [`sink`] receives a stream, through the [`writer`] of each lane.
 
 pub mod conn;
 pub mod kvrow;
 pub mod options;
 pub mod rowcodec;
 pub mod shape;
+pub mod sink;
 pub mod wire;
+pub mod writer;
 
 pub use conn::{Endpoint, ReplicationConn, Session};
 pub use options::{AuthMode, Options};
