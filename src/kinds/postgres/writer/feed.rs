@@ -188,6 +188,9 @@ impl Sender<'_> {
         if !out.is_empty() {
             drop(sink.feed(out.freeze()).await);
         }
+        // Only when the driver has room is the end handed over by the first poll; what is sent behind it would wait for
+        // ever otherwise.
+        drop(sink.flush().await);
         let pending = start(async move { sink.as_mut().finish().await }).await;
         self.pipeline.push(Step::Data, pending);
         Ok(())
