@@ -53,9 +53,9 @@ pub trait Writer: Send {
     fn stage<'a>(&'a mut self, changes: &'a Arc<Changes>) -> Fut<'a, ()>;
 
     /// Makes what was staged, the commit's changes and its `upto` durable: all or nothing, and only if the lane's record
-    /// stands at `number - 1` under this writer's epoch. A record that already stands at `number` under this epoch means
-    /// that an earlier try landed: success. Any other epoch is [`crate::error::Fault::Fenced`]; any other number is
-    /// [`crate::error::Fault::Bug`].
+    /// stands at `number - 1` under this writer's epoch. A record that already stands at `number` or beyond under this
+    /// epoch means that an earlier try landed (and perhaps those sent after it, whose answers were lost too): success. Any
+    /// other epoch is [`crate::error::Fault::Fenced`]; a lower number is [`crate::error::Fault::Bug`].
     ///
     /// The order of calls is the order of commits; the future may be awaited later and outlives the borrow, so up to
     /// [`Limits::in_flight`] may be under way. After a [`crate::error::Fault::Transient`] failure the caller sends that

@@ -28,10 +28,12 @@ pub trait Store: Send + Sync {
     /// The range of this name, as `ranges` once cut it.
     fn range<'a>(&'a self, name: &'a str) -> Fut<'a, Range>;
 
-    /// Fills the batch with puts of the rows of a range whose keys lie after `after`, in key order, up to about
-    /// `fill_bytes` bytes. The caller has called [`Batch::begin`] (steps by key). The store marks the last key, or
-    /// [`Position::End`] when nothing is left. Every row that did not change between two scans is seen by them together
-    /// exactly once.
+    /// Fills the batch with puts of the rows of a range that lie after `after`, in the order of the scan, up to about
+    /// `fill_bytes` bytes. The caller has called [`Batch::begin`] (steps by key; the store may change
+    /// [`Batch::steps`] to steps by cursor). The store marks the last row's position, or [`Position::End`] when nothing
+    /// is left. Every row that did not change between two scans is seen by them together exactly once. What is read is
+    /// never older than the call, so that windows hold; only a frozen store reads on where its last page ended without
+    /// looking again, and is therefore the faster one for a first copy.
     fn scan<'a>(&'a self, range: &'a Range, after: &'a Position, batch: Batch, fill_bytes: usize) -> Fut<'a, Batch>;
 
     /// Fills the batch with a put for each of these keys that is there, in any order.

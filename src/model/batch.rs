@@ -6,7 +6,8 @@
 //!
 //! **Positions.** `marks` name the places where the source itself may be resumed (ends of its transactions). Between
 //! two marks a change's position is refined by an ordinal ([`Steps::Ordinal`]); in a snapshot, where reading twice need
-//! not give the same rows, it is the change's own key ([`Steps::Key`]). Changes after the last mark belong to a source
+//! not give the same rows, it is the change's own key ([`Steps::Key`]) or another image of it whose bytes grow in the
+//! order of the scan ([`Steps::Cursor`]). Changes after the last mark belong to a source
 //! transaction that is still open: they may be staged but not committed whole.
 
 use std::sync::Arc;
@@ -68,6 +69,7 @@ pub struct Change {
     table: u16,
     key: Span,
     body: Span,
+    /// Where `moved`: the key of the older image. In a batch of [`Steps::Cursor`]: the cursor.
     from: Span,
     at: Micros,
 }
@@ -109,6 +111,9 @@ pub enum Steps {
     Ordinal,
     /// The key of the change is the boundary (scans, which run in key order).
     Key,
+    /// The change carries its boundary beside its key, given to [`Batch::push_scanned`] (scans of stores whose keys, as
+    /// bytes, do not grow in the order in which the store can read them: PostgreSQL's signed numbers, for example).
+    Cursor,
 }
 
 /// The buffers of a batch, to be used again.
@@ -205,6 +210,17 @@ impl Batch {
         self.buffers.changes.push(Change { op, fresh, moved, table, key, body, from, at });
     }
 
+    /// Appends a put that a scan found, with the place of its row in the scan. For [`Steps::Cursor`]: a store that scans
+    /// so sets [`Batch::steps`] before its first change. `cursor` grows bytewise from one row to the next, is never
+    /// empty, and depends on the row's key alone, so that two scans place the same row in the same spot.
+    pub fn push_scanned(&mut self, table: u16, key: &[u8], body: &[u8], cursor: &[u8]) {
+        debug_assert!(self.steps == Steps::Cursor, "only a scan by cursor carries cursors");
+        self.push_moved(Op::Put, false, table, key, body, Some(cursor), 0);
+        if let Some(change) = self.buffers.changes.last_mut() {
+            change.moved = false;
+        }
+    }
+
     /// Says that the source can be resumed here: everything so far is at or before `upto`.
     pub fn mark(&mut self, upto: Position) {
         assert!(upto >= *self.upto(), "positions of a partition only grow: {upto} after {}", self.upto());
@@ -284,6 +300,7 @@ impl Batch {
     pub fn position(&self, index: usize) -> Position {
         match self.steps {
             Steps::Key => Position::at(self.row(index).key),
+            Steps::Cursor => Position::at(self.buffers.changes[index].from.of(&self.buffers.arena)),
             Steps::Ordinal => {
                 let before = self.buffers.marks.partition_point(|mark| mark.changes <= index);
                 let (boundary, start) = match before.checked_sub(1).map(|i| &self.buffers.marks[i]) {
@@ -330,5 +347,19 @@ mod tests {
         assert_eq!(positions, ["@10#3", "@10#4", "@20#1", "@20#2"]);
         assert!(batch.is_open());
         assert_eq!(batch.closed(), 2);
+    }
+
+    #[test]
+    fn a_scanned_row_carries_its_place_and_no_older_key() {
+        let mut batch = Batch::unpooled();
+        batch.begin(&PartitionId::new("!snapshot/1/t"), Position::Start, Steps::Key);
+        batch.steps = Steps::Cursor;
+        let table = batch.table(&Arc::default());
+        batch.push_scanned(table, b"-1", b"body", b"7f");
+        batch.push_scanned(table, b"1", b"", b"81");
+        assert_eq!(batch.position(0), Position::at("7f"));
+        assert_eq!(batch.position(1), Position::at("81"));
+        let row = batch.row(0);
+        assert_eq!((row.op, row.key, row.body, row.from), (Op::Put, &b"-1"[..], &b"body"[..], None));
     }
 }

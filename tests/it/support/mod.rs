@@ -2,3 +2,5 @@
 
 #[cfg(feature = "postgresql")]
 pub mod pg;
+pub mod scale;
+pub mod teleport;

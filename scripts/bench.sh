@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Measures. "own": the engine alone, and the delay from commit to visible. "peers": PostgreSQL rows beside what others
+# would pick. Says on what it ran, because a figure without its machine means nothing.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+echo "machine: $(nproc) cores, $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), load $(cut -d' ' -f1 /proc/loadavg)"
+case "${1:-}" in
+  own) cargo bench --locked --bench pipeline ;;
+  peers) cargo bench --locked --bench peers ;;
+  *) echo "usage: bench.sh own|peers" >&2; exit 2 ;;
+esac

@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Runs every claim at full size, each as a command of its own: release build, the same code as `make test`, only larger
+# (DRIFTLESS_PROVE=1, see tests/it/support/scale.rs). Prints the figures that the proofs print, one line each, and a last
+# line per proof; goes on after a failure and exits non-zero in the end. Arguments pick proofs by number (3.4 3.5).
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+logs="${CARGO_TARGET_DIR:-$PWD/target}/prove"
+mkdir -p "$logs"
+wanted=("$@")
+failed=0
+
+# prove NUMBER NAME COMMAND…: lines of the command's output that begin with PROVE are its figures.
+prove() {
+  local number=$1 name=$2 log="$logs/$1-$2.log" begun=$SECONDS verdict=ok
+  shift 2
+  if [ "${#wanted[@]}" -gt 0 ] && [[ " ${wanted[*]} " != *" $number "* ]]; then
+    return
+  fi
+  DRIFTLESS_PROVE=1 "$@" 2>&1 | tee "$log" | grep --line-buffered '^PROVE '
+  local status=${PIPESTATUS[0]}
+  # A filter that matches no test succeeds without having shown anything.
+  if [ "$status" -ne 0 ]; then
+    verdict="FAILED (exit $status), see $log"
+  elif ! grep -q '^PROVE ' "$log"; then
+    verdict="FAILED: it printed no figure, see $log"
+  fi
+  [ "$verdict" = ok ] || failed=1
+  echo "PROVE $number $name $verdict in $((SECONDS - begun)) s"
+}
+
+# A test whose name begins with `prove::` and these words, alone in its process, with its output.
+tests() { cargo test --locked --release --test it -- "prove::$1" --nocapture --test-threads=1; }
+
+fresh_clone() { scripts/fresh.sh; }
+routes() { tests routes; }
+kills() { tests kills; }
+pgbench() { tests pgbench; }
+huge() { tests huge; }
+peers() { scripts/bench.sh peers; }
+own() { scripts/bench.sh own; }
+secrets() { scripts/secrets.sh; }
+
+echo "driftless $(git rev-parse --short HEAD 2>/dev/null), $(rustc --version), $(nproc) cores, load $(cut -d' ' -f1 /proc/loadavg)"
+prove 3.1 fresh-clone fresh_clone
+prove 3.2 routes routes
+prove 3.3 kills kills
+prove 3.4 pgbench pgbench
+prove 3.5 huge-transaction huge
+prove 3.6 peers peers
+prove 3.7 engine-and-delay own
+prove 3.8 secrets secrets
+exit "$failed"

@@ -1,0 +1,142 @@
+//! Whether the documents still speak of what is there: links, commands, paths, configuration keys.
+
+use std::collections::BTreeSet;
+
+use crate::{File, files, report, root};
+
+fn documents() -> Vec<File> {
+    files(&["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs", "benches"], ".md")
+}
+
+/// Targets of `[text](target)` in a text, with their lines.
+fn links(text: &str) -> Vec<(usize, String)> {
+    let mut found = Vec::new();
+    for (number, line) in prose(text) {
+        for (at, _) in line.match_indices("](") {
+            if let Some(end) = line[at + 2..].find(')') {
+                found.push((number, line[at + 2..at + 2 + end].to_owned()));
+            }
+        }
+    }
+    found
+}
+
+/// Lines outside of code fences, with their numbers from 1.
+fn prose(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let mut fenced = false;
+    text.lines().enumerate().filter_map(move |(index, line)| {
+        let fence = line.trim_start().starts_with("```");
+        fenced ^= fence;
+        (!fenced && !fence).then_some((index + 1, line))
+    })
+}
+
+/// The anchor that a heading gets.
+fn anchor(heading: &str) -> String {
+    let heading = heading.trim_start_matches('#').trim().to_lowercase();
+    heading
+        .chars()
+        .filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'))
+        .map(|c| if c == ' ' { '-' } else { c })
+        .collect()
+}
+
+fn has_anchor(text: &str, wanted: &str) -> bool {
+    prose(text).any(|(_, line)| line.starts_with('#') && anchor(line) == wanted)
+}
+
+#[test]
+fn links_lead_somewhere() {
+    let mut findings = Vec::new();
+    for file in documents() {
+        let folder = root().join(&file.path).parent().unwrap().to_owned();
+        for (number, link) in links(&file.text) {
+            if link.starts_with("http") {
+                continue;
+            }
+            let (path, fragment) = link.split_once('#').unwrap_or((&link, ""));
+            let target = if path.is_empty() { root().join(&file.path) } else { folder.join(path) };
+            let text = std::fs::read_to_string(&target).unwrap_or_default();
+            if !target.exists() || (!fragment.is_empty() && !has_anchor(&text, fragment)) {
+                findings.push(format!("{}:{number}: nothing is at {link}", file.path));
+            }
+        }
+    }
+    report(findings);
+}
+
+#[test]
+fn paths_of_the_code_exist() {
+    let mut findings = Vec::new();
+    for file in documents() {
+        for (number, line) in file.text.lines().enumerate() {
+            for quoted in line.split('`').skip(1).step_by(2) {
+                let ours = ["src/", "tests/", "benches/", "scripts/", "docs/", ".ci/"]
+                    .iter()
+                    .any(|top| quoted.starts_with(top));
+                // A pattern (`src/kinds/*/wire.rs`, `docs/decisions/NNNN-…`) or a test's path is no file name.
+                let plain = quoted.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '_' | '-'));
+                if ours && plain && !root().join(quoted).exists() {
+                    findings.push(format!("{}:{}: there is no {quoted}", file.path, number + 1));
+                }
+            }
+        }
+    }
+    report(findings);
+}
+
+#[test]
+fn commands_of_the_documents_are_in_the_makefile() {
+    let makefile = std::fs::read_to_string(root().join("Makefile")).unwrap();
+    let targets: BTreeSet<&str> = makefile
+        .lines()
+        .filter(|line| !line.starts_with(['\t', ' ', '#', '.']))
+        .filter_map(|line| line.split_once(':').map(|(name, _)| name))
+        .collect();
+    let mut findings = Vec::new();
+    for file in documents() {
+        for (number, line) in file.text.lines().enumerate() {
+            let fenced = line.trim_start().strip_prefix("make ").map(|rest| rest.to_owned());
+            let quoted =
+                line.split('`').skip(1).step_by(2).filter_map(|code| code.strip_prefix("make ")).map(str::to_owned);
+            for command in quoted.chain(fenced) {
+                let target = command.split_whitespace().next().unwrap_or_default();
+                let word = !target.is_empty() && target.chars().all(|c| c.is_ascii_lowercase() || c == '-');
+                if word && line.contains('`') != line.trim_start().starts_with("make ") && !targets.contains(target) {
+                    findings.push(format!("{}:{}: `make {target}` is not in the Makefile", file.path, number + 1));
+                }
+            }
+        }
+    }
+    report(findings);
+}
+
+#[test]
+fn each_script_is_called_by_somebody() {
+    let callers: String =
+        files(&["Makefile", ".ci", "scripts"], "").iter().map(|file| file.text.as_str()).collect::<Vec<_>>().join("\n");
+    let scripts = files(&["scripts"], ".sh");
+    report(
+        scripts
+            .iter()
+            .filter(|s| !callers.contains(&s.path))
+            .map(|s| format!("{}: nothing calls it", s.path))
+            .collect(),
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_are_found_outside_of_code_fences_only() {
+        let text = "see [a](docs/a.md#top) and [b](b.md)\n```\n[c](c.md)\n```\n";
+        assert_eq!(links(text), [(1, "docs/a.md#top".to_owned()), (1, "b.md".to_owned())]);
+    }
+
+    #[test]
+    fn anchors_are_made_as_renderers_make_them() {
+        assert_eq!(anchor("## When the slot is lost: a gap"), "when-the-slot-is-lost-a-gap");
+    }
+}
