@@ -11,6 +11,7 @@ pub mod kvrow;
 pub mod options;
 pub mod rowcodec;
 pub mod shape;
+pub mod stream;
 pub mod wire;
 
 pub use options::{AuthMode, Options};

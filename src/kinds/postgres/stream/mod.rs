@@ -15,3 +15,5 @@ mod receiver;
 mod relations;
 mod spool;
 mod tail;
+#[cfg(test)]
+mod dev_tests;

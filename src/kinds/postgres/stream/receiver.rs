@@ -50,6 +50,17 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 /// LIMIT: long enough for a server that is not in the middle of decoding to say good-bye.
 const GOODBYE: Duration = Duration::from_secs(1);
 
+/// In a flood the server sends each row by itself, and reading each by itself would cost more than all work on it. After
+/// this many reads without a pause between them, a pause is made before each, until one brings little.
+const DENSE: u32 = 64;
+/// LIMIT: the delay that a flood may add; the smallest that the runtime's clock knows.
+const GRAIN: Duration = Duration::from_millis(1);
+/// LIMIT: a flood brings far more than this in the time of a pause.
+const SCANT: usize = 8 << 10;
+
+/// A read that brings this much has left something behind, so the next one needs no pause.
+const PLENTY: usize = 48 << 10;
+
 impl Plan {
     /// The statement. Options: <https://www.postgresql.org/docs/current/protocol-logical-replication.html>.
     fn statement(&self) -> String {
@@ -174,6 +185,7 @@ impl<T: Io> Receiver<T> {
     }
 
     async fn follow(&mut self) -> Result<(), End> {
+        let (mut flow, mut more) = (0, false);
         let mut alarm = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
         loop {
             if self.link.deserted() {
@@ -182,12 +194,23 @@ impl<T: Io> Receiver<T> {
             let room = self.make_room();
             let now = Instant::now();
             self.report(now, room).await.map_err(End::Failed)?;
+            if flow == DENSE && room && !more {
+                tokio::time::sleep(GRAIN).await;
+            }
             alarm.as_mut().reset(self.next_alarm(room));
             let link = Arc::clone(&self.link);
             tokio::select! {
                 read = self.read(), if room => {
-                    read.map_err(End::Failed)?;
+                    let read = read.map_err(End::Failed)?;
                     self.walk()?;
+                    more = read >= PLENTY;
+                    flow = match flow {
+                        // Less than this after a pause: the flood is over.
+                        DENSE.. if read < SCANT => 0,
+                        DENSE.. => DENSE,
+                        _ if now.elapsed() < GRAIN => flow + 1,
+                        _ => 0,
+                    };
                 }
                 () = link.stirred() => {}
                 () = alarm.as_mut() => {}
@@ -213,12 +236,12 @@ impl<T: Io> Receiver<T> {
         true
     }
 
-    async fn read(&mut self) -> Result<()> {
+    async fn read(&mut self) -> Result<usize> {
         match self.io.read_buf(&mut self.buf).await {
             Ok(0) => Err(Error::transient("read the PostgreSQL stream: the server has closed the connection")),
-            Ok(_) => {
+            Ok(read) => {
                 self.heard = Instant::now();
-                Ok(())
+                Ok(read)
             }
             Err(error) => Err(Error::transient("read the PostgreSQL stream: the connection is lost").because(error)),
         }

@@ -45,6 +45,11 @@ impl Relations {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn insert(&mut self, oid: u32, followed: Option<Followed>) {
+        self.0.insert(oid, followed);
+    }
+
     /// What to call a table in a message.
     pub(super) fn name(&self, oid: u32) -> String {
         match self.0.get(&oid) {
@@ -164,3 +169,7 @@ fn place(mut now: Shape, columns: Vec<Column>, schema: &str, relation: &Relation
     keyed(&now, relation)?;
     Ok(now)
 }
+
+#[cfg(test)]
+#[path = "relations_tests.rs"]
+mod tests;
