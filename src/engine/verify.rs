@@ -199,11 +199,12 @@ fn look(
 
 /// Waits until the frontier covers a head; false if it stands still for longer than the sides' patience.
 async fn frontier_passes(sides: &Sides, head: &Checkpoint) -> Result<bool> {
-    let mut pulse = None;
+    let mut seen = Checkpoint::default();
     let mut still_since = sides.clock.now();
     loop {
         let Some(record) = sides.sink.inspect(&sides.stream).await? else { return Ok(false) };
-        if record.frontier().covers(head) {
+        let frontier = record.frontier();
+        if frontier.covers(head) {
             return Ok(true);
         }
         if record.format > crate::model::StreamRecord::FORMAT {
@@ -213,8 +214,8 @@ async fn frontier_passes(sides: &Sides, head: &Checkpoint) -> Result<bool> {
             )));
         }
         let now = sides.clock.now();
-        if pulse != Some(record.pulse()) {
-            pulse = Some(record.pulse());
+        if frontier != seen {
+            seen = frontier;
             still_since = now;
         } else if now.saturating_sub(still_since) > sides.patience {
             return Ok(false);
