@@ -5,6 +5,8 @@
 
 #[macro_use]
 mod conformance;
+#[cfg(feature = "postgresql")]
+mod pgstore;
 mod support;
 
 #[test]

@@ -7,10 +7,13 @@
 //!
 //! [`wire`] reads the bytes of the replication stream.
 
+pub mod catalog;
+pub mod ddl;
 pub mod kvrow;
 pub mod options;
 pub mod rowcodec;
 pub mod shape;
+mod translate;
 pub mod wire;
 
 pub use options::{AuthMode, Options};
