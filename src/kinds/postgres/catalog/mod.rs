@@ -16,9 +16,9 @@ use tokio_postgres::Client;
 
 use crate::error::{Error, Result};
 
+use super::conn::translate;
 use super::kvrow;
 use super::shape::Shape;
-use super::translate::translate;
 
 pub use pattern::Pattern;
 

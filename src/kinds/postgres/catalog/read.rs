@@ -7,9 +7,9 @@ use tokio_postgres::{Client, Row};
 
 use crate::error::{Error, Result};
 
+use super::super::conn::translate;
 use super::super::ddl;
 use super::super::shape::{Column, Constraint, Generated, Identity, Index, Sequence, Shape};
-use super::super::translate::translate;
 use super::key::{Candidate, Facts, KeyColumn};
 use super::pattern::Pattern;
 use super::types::Types;

@@ -6,8 +6,8 @@ use tokio_postgres::Client;
 
 use crate::error::Result;
 
+use super::super::conn::translate;
 use super::super::shape::{UserType, UserTypeKind};
-use super::super::translate::translate;
 use super::read::get;
 
 /// Object ids below this one are fixed by the server's sources; those above differ between clusters.
