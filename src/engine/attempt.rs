@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use crate::engine::dispatch::Dispatcher;
 use crate::engine::frontier::{Done, Frontier};
 use crate::engine::lane::Lane;
+use crate::engine::once::{self, Copied};
 use crate::engine::patches::Patches;
 use crate::engine::pipeline::{Pipeline, RepairRequest};
 use crate::engine::plan::{self, Plan};
@@ -104,6 +105,21 @@ impl<'a> Attempt<'a> {
         }
         pipeline.sink.settle(&tables).await?;
         follow::run(self, plan, repairs, made_progress).await
+    }
+
+    /// One attempt of a copy without a tail.
+    pub(crate) async fn run_once(pipeline: &'a Pipeline, record: Option<StreamRecord>) -> Result<Option<Copied>> {
+        let foreign = match &record {
+            Some(record) => record.foreign,
+            None => holds_foreign_data(pipeline).await?,
+        };
+        let (mut attempt, lanes) = Self::claim(pipeline, record, foreign).await?;
+        let signals = attempt.signals.clone();
+        let result = once::run(&mut attempt, &lanes).await;
+        signals.end();
+        attempt.dispatcher.close();
+        while attempt.lanes.next().await.is_some() {}
+        result
     }
 
     /// Claims every lane and starts it.

@@ -20,8 +20,8 @@ pub(crate) const AT_ONCE_MAX: usize = 8;
 /// Copies what is missing of a generation; false if the pipeline was told to stop on the way.
 pub(crate) async fn run(attempt: &mut Attempt<'_>, generation: u64) -> Result<bool> {
     let walk = plan::snapshot(generation);
-    let store = Arc::clone(&attempt.pipeline.source_store);
-    if !copy(attempt, &walk, &store).await? {
+    let store = view(attempt).await?;
+    if !copy(attempt, &walk, &store, &mut |_| Ok(())).await? {
         return Ok(false);
     }
     let finished = [(walk, Position::End), (plan::loaded(), Position::End)];
@@ -29,6 +29,13 @@ pub(crate) async fn run(attempt: &mut Attempt<'_>, generation: u64) -> Result<bo
     let walk = attempt.pipeline.status.get().walk;
     report::loaded(attempt.pipeline.settings.stream.as_str(), walk.rows, walk.bytes);
     Ok(true)
+}
+
+/// The source as it is at one moment, where it has such a view: then a range is one stream instead of many looks. The view
+/// is taken after the pin, so that whatever it does not show will come out of the tail.
+pub(crate) async fn view(attempt: &Attempt<'_>) -> Result<Arc<dyn Store>> {
+    let store = &attempt.pipeline.source_store;
+    Ok(store.frozen().await?.map_or_else(|| Arc::clone(store), Arc::from))
 }
 
 /// Marks a walk as finished in every lane, and drops the names of its ranges.
@@ -42,8 +49,13 @@ pub(crate) async fn finish(attempt: &mut Attempt<'_>, finished: &[(PartitionId, 
     attempt.passed(seq).await
 }
 
-/// Copies every range that the lanes remember of a walk, from where it stands.
-pub(crate) async fn copy(attempt: &mut Attempt<'_>, walk: &PartitionId, store: &Arc<dyn Store>) -> Result<bool> {
+/// Copies every range that the lanes remember of a walk, from where it stands; `look` sees each page.
+pub(crate) async fn copy(
+    attempt: &mut Attempt<'_>,
+    walk: &PartitionId,
+    store: &Arc<dyn Store>,
+    look: &mut (dyn FnMut(&Batch) -> Result<()> + Send),
+) -> Result<bool> {
     let mut waiting = Vec::new();
     let frontier = attempt.dispatcher.frontier().checkpoint().clone();
     let mut done = 0;
@@ -83,6 +95,7 @@ pub(crate) async fn copy(attempt: &mut Attempt<'_>, walk: &PartitionId, store: &
             status.walk.bytes += batch.bytes() as u64;
             status.walk.ranges_done += usize::from(upto == Position::End);
         });
+        look(&batch)?;
         attempt.dispatcher.batch(batch)?;
         if upto != Position::End {
             pages.push(page(Arc::clone(store), attempt.pool.clone(), walk.clone(), range, upto));

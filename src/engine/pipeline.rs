@@ -9,6 +9,7 @@ use crate::bridge::Bridge;
 use crate::engine::attempt::Attempt;
 use crate::engine::clock::Clock;
 use crate::engine::heal::Tally;
+use crate::engine::once::Copied;
 use crate::engine::policy::{self, Reaction};
 use crate::engine::report;
 use crate::engine::runner::Runner;
@@ -19,6 +20,9 @@ use crate::model::{Owner, Scope, StreamId, StreamRecord};
 use crate::sink::Sink;
 use crate::source::{Fut, Source};
 use crate::store::Store;
+
+/// LIMIT: tries of a copy that nobody watches over, about a minute with their pauses.
+const COPY_TRIES: u32 = 15;
 
 /// Where lanes run: on threads, or in a simulation.
 pub trait Host: Send + Sync {
@@ -89,6 +93,34 @@ impl Pipeline {
         match result {
             Err(error) if error.fault() == Fault::Stopped => Ok(()),
             result => result,
+        }
+    }
+
+    /// Copies everything once, removes what the source does not have, and ends; `None` if it was told to stop before.
+    pub async fn run_once(&self) -> Result<Option<Copied>> {
+        let mut failures = 0;
+        loop {
+            let result = match self.my_turn().await {
+                Ok(record) => Attempt::run_once(self, record).await,
+                Err(error) => Err(error),
+            };
+            let error = match result {
+                Ok(copied) => return Ok(copied),
+                Err(error) if error.fault() == Fault::Stopped => return Ok(None),
+                Err(error) => error,
+            };
+            failures += 1;
+            match policy::of_attempt(error.fault(), failures) {
+                // A copy has no position to lose; one that fails again and again is somebody's to look at.
+                Reaction::Stop | Reaction::Heal => return Err(error),
+                Reaction::Retry(_) | Reaction::Restart(_) if failures > COPY_TRIES => return Err(error),
+                Reaction::Retry(pause) | Reaction::Restart(pause) => {
+                    report::attempt_ended(self.settings.stream.as_str(), &error, pause);
+                    if self.pause(pause).await.is_err() {
+                        return Ok(None);
+                    }
+                }
+            }
         }
     }
 
