@@ -215,7 +215,6 @@ fn named(error: Error, followed: &Followed) -> Error {
     error.during(format!("read a change of table {:?}", followed.shape.full_name()))
 }
 
-
 #[cfg(test)]
 #[path = "assemble_tests.rs"]
 mod tests;

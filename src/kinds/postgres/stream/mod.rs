@@ -10,10 +10,12 @@
 //! `Tail::release` was told.
 
 mod assemble;
+mod definitions;
 mod link;
 mod receiver;
 mod relations;
+mod source;
 mod spool;
 mod tail;
-#[cfg(test)]
-mod dev_tests;
+
+pub use source::PostgresSource;

@@ -335,7 +335,9 @@ impl<T: Io> Receiver<T> {
         };
         match tokio::time::timeout(self.plan.patience(), sent).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(Error::transient("answer the PostgreSQL server: the connection is lost").because(error)),
+            Ok(Err(error)) => {
+                Err(Error::transient("answer the PostgreSQL server: the connection is lost").because(error))
+            }
             Err(_) => Err(Error::transient("answer the PostgreSQL server: it does not read what we send")),
         }
     }
@@ -415,9 +417,8 @@ mod tests {
 
     #[test]
     fn a_lost_slot_is_a_gap_and_a_busy_one_is_not() {
-        let fault = |code: &str, message: &str| {
-            refused(&ServerError { code: code.into(), message: message.into() }).fault()
-        };
+        let fault =
+            |code: &str, message: &str| refused(&ServerError { code: code.into(), message: message.into() }).fault();
         assert_eq!(fault("42704", "replication slot \"x\" does not exist"), Fault::PositionLost);
         assert_eq!(fault("55000", "can no longer get changes from replication slot \"x\""), Fault::PositionLost);
         assert_eq!(fault("58P01", "requested WAL segment 0001 has already been removed"), Fault::PositionLost);

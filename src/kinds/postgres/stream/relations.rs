@@ -109,7 +109,10 @@ fn unfollowable(before: &Shape, schema: &str, relation: &Relation<'_>) -> Result
             )));
         };
         if (now.type_oid, now.typmod) != (column.type_oid, column.typmod) {
-            return Err(Error::config(format!("the type of its column {:?} was changed at the source: {ACT}", column.name)));
+            return Err(Error::config(format!(
+                "the type of its column {:?} was changed at the source: {ACT}",
+                column.name
+            )));
         }
     }
     keyed(before, relation)
@@ -159,9 +162,12 @@ async fn definition(
 /// The shape of a table at the place of the stream: the catalog's, with these columns.
 fn place(mut now: Shape, columns: Vec<Column>, schema: &str, relation: &Relation<'_>) -> Result<Shape> {
     let names = now.key.iter().map(|&index| now.columns.get(index).map(|column| column.name.as_str()));
-    let key = names.map(|name| columns.iter().position(|column| Some(column.name.as_str()) == name)).collect::<Option<_>>();
+    let key =
+        names.map(|name| columns.iter().position(|column| Some(column.name.as_str()) == name)).collect::<Option<_>>();
     let Some(key) = key else {
-        return Err(Error::config(format!("its key is on a column that it did not have at this place of the stream: {ACT}")));
+        return Err(Error::config(format!(
+            "its key is on a column that it did not have at this place of the stream: {ACT}"
+        )));
     };
     (now.key, now.columns) = (key, columns);
     schema.clone_into(&mut now.schema);

@@ -360,7 +360,8 @@ impl PostgresTail {
     }
 
     fn oversize(&self, head: &[u8], size: usize) -> Error {
-        let table = table_of(head, self.chunk.is_some()).map_or_else(|| "a table".to_owned(), |oid| self.relations.name(oid));
+        let table =
+            table_of(head, self.chunk.is_some()).map_or_else(|| "a table".to_owned(), |oid| self.relations.name(oid));
         Error::rejected(format!(
             "read a change of {table}: it has {size} bytes, more than a quarter of `memory`: raise `memory` or leave the \
              table out"
