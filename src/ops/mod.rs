@@ -1,0 +1,6 @@
+//! One verb, one file. Verbs return values and print nothing; `cli` shows them.
+
+pub mod control;
+pub mod local;
+pub mod owner;
+pub mod view;
