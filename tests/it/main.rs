@@ -8,6 +8,8 @@ mod config;
 mod sqlite;
 #[macro_use]
 mod conformance;
+#[cfg(feature = "postgresql")]
+mod pgconn;
 mod support;
 
 #[test]

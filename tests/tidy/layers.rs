@@ -211,6 +211,7 @@ const SPAWNERS: &[(&str, &str)] = &[
     ("src/engine/", "lanes, the snapshot's readers and the reader of the tail"),
     ("src/cli/", "the runtime, the status server, signals"),
     ("src/ops/", "one task per pipeline"),
+    ("src/kinds/postgres/conn/login.rs", "the task in which tokio-postgres moves the bytes of one session"),
 ];
 
 #[test]

@@ -7,10 +7,12 @@
 //!
 //! [`wire`] reads the bytes of the replication stream.
 
+pub mod conn;
 pub mod kvrow;
 pub mod options;
 pub mod rowcodec;
 pub mod shape;
 pub mod wire;
 
+pub use conn::{Endpoint, ReplicationConn, Session};
 pub use options::{AuthMode, Options};
