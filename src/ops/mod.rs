@@ -2,5 +2,6 @@
 
 pub mod control;
 pub mod local;
+pub mod outcome;
 pub mod owner;
 pub mod view;

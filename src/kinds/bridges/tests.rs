@@ -1,4 +1,5 @@
 //! The four routes between two kinds, with the formats' own test vectors.
+#![allow(clippy::unwrap_used)] // Tests stop at the first surprise.
 
 use std::sync::Arc;
 
