@@ -10,6 +10,8 @@ mod sqlite;
 mod conformance;
 #[cfg(feature = "postgresql")]
 mod pgconn;
+#[cfg(feature = "postgresql")]
+mod pgstore;
 mod support;
 
 #[test]
