@@ -12,6 +12,8 @@ mod conformance;
 mod pgconn;
 #[cfg(feature = "postgresql")]
 mod pgstore;
+#[cfg(feature = "postgresql")]
+mod pgstream;
 mod support;
 
 #[test]

@@ -121,7 +121,8 @@ impl PostgresSource {
         if let Some(state) = &state {
             state.usable_by(&name, self.feed.application_name())?;
         }
-        let server = prove::Server { identity: &identity, flushed: head::flushed(&client).await?, ancestors: &ancestors };
+        let server =
+            prove::Server { identity: &identity, flushed: head::flushed(&client).await?, ancestors: &ancestors };
         let start = prove::prove(&server, &name, state.as_ref(), from)?;
 
         let binary = tables.first().is_some_and(|table| table.binary) && conn.server_version >= 140_000;
