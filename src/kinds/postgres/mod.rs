@@ -7,6 +7,7 @@
 //!
 //! [`wire`] reads the bytes of the replication stream.
 
+pub mod admin;
 pub mod conn;
 pub mod kvrow;
 pub mod options;
