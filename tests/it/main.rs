@@ -8,6 +8,10 @@ mod config;
 mod sqlite;
 #[macro_use]
 mod conformance;
+#[cfg(feature = "postgresql")]
+mod pgconn;
+#[cfg(feature = "postgresql")]
+mod pgstore;
 mod support;
 
 #[test]

@@ -2,5 +2,6 @@
 
 #[cfg(feature = "postgresql")]
 pub mod pg;
+pub mod program;
 pub mod scale;
 pub mod teleport;
