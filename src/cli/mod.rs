@@ -5,6 +5,9 @@
 
 pub mod args;
 pub mod exit;
+pub mod http;
+pub mod print;
+pub mod progress;
 
 use clap::Parser as _;
 

@@ -12,6 +12,8 @@ mod conformance;
 mod pgadmin;
 #[cfg(feature = "postgresql")]
 mod pgconn;
+#[cfg(feature = "postgresql")]
+mod pgstore;
 mod support;
 
 #[test]

@@ -148,6 +148,94 @@ fn each_configuration_key_is_described() {
     );
 }
 
+/// Names of metrics, wherever the code registers one.
+fn metrics() -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for file in files(&["src"], ".rs") {
+        for kind in ["counter!(", "gauge!(", "histogram!("] {
+            for (at, call) in file.text.match_indices(kind) {
+                let rest = file.text[at + call.len()..].trim_start();
+                names.extend(rest.strip_prefix('"').and_then(|rest| rest.split('"').next()).map(str::to_owned));
+            }
+        }
+    }
+    names
+}
+
+#[test]
+fn each_metric_is_described_and_each_described_metric_is_there() {
+    let text = std::fs::read_to_string(root().join("docs/operation.md")).unwrap();
+    let described: BTreeSet<String> = text
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|code| code.starts_with("driftless_") && !code.contains('…'))
+        .map(str::to_owned)
+        .collect();
+    let metrics = metrics();
+    assert!(!metrics.is_empty(), "metrics are no longer registered where this test looks");
+    let missing = metrics.difference(&described).map(|name| format!("docs/operation.md: `{name}` is not described"));
+    let gone = described.difference(&metrics).map(|name| format!("docs/operation.md: there is no metric `{name}`"));
+    report(missing.chain(gone).collect());
+}
+
+/// The verbs of the command line, from the enum that defines them.
+fn verbs() -> BTreeSet<String> {
+    let text = std::fs::read_to_string(root().join("src/cli/args.rs")).unwrap();
+    let body = text.split("pub enum Command {").nth(1).expect("src/cli/args.rs defines `enum Command`");
+    let body = body.split("\n}").next().unwrap();
+    let variant = |line: &str| {
+        let name = line.trim().split(['(', ',', ' ']).next()?;
+        let starts = name.starts_with(|c: char| c.is_ascii_uppercase())
+            && line.starts_with("    ")
+            && !line.starts_with("     ");
+        starts.then(|| name.to_owned())
+    };
+    body.lines().filter_map(variant).map(|name| kebab(&name)).collect()
+}
+
+fn kebab(name: &str) -> String {
+    let mut text = String::new();
+    for c in name.chars() {
+        if c.is_ascii_uppercase() && !text.is_empty() {
+            text.push('-');
+        }
+        text.push(c.to_ascii_lowercase());
+    }
+    text
+}
+
+#[test]
+fn verbs_of_the_documents_exist_and_each_verb_is_described() {
+    let verbs = verbs();
+    assert!(
+        verbs.contains("run") && verbs.contains("drop-slot"),
+        "verbs are no longer found where this test looks: {verbs:?}"
+    );
+    let mut findings = Vec::new();
+    let mut shown = BTreeSet::new();
+    for file in documents() {
+        for (number, line) in file.text.lines().enumerate() {
+            let quoted = line.split('`').skip(1).step_by(2);
+            for command in quoted.chain([line]).filter_map(|code| code.strip_prefix("driftless ")) {
+                let verb = command.split_whitespace().next().unwrap_or_default();
+                shown.insert(verb.to_owned());
+                let in_prose = !line.contains("  ") && !line.contains('`');
+                if !in_prose && !verbs.contains(verb) {
+                    findings.push(format!("{}:{}: `driftless {verb}` is no command", file.path, number + 1));
+                }
+            }
+        }
+    }
+    findings.extend(
+        verbs
+            .iter()
+            .filter(|v| !shown.contains(*v) && *v != "demo")
+            .map(|v| format!("docs: `driftless {v}` is nowhere")),
+    );
+    report(findings);
+}
+
 #[test]
 fn each_script_is_called_by_somebody() {
     let callers: String =

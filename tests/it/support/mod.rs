@@ -3,5 +3,6 @@
 pub mod log;
 #[cfg(feature = "postgresql")]
 pub mod pg;
+pub mod program;
 pub mod scale;
 pub mod teleport;
