@@ -12,6 +12,7 @@ mod conformance;
 mod pgconn;
 #[cfg(feature = "postgresql")]
 mod pgstore;
+mod prove;
 mod support;
 
 #[test]
