@@ -9,6 +9,8 @@ mod sqlite;
 #[macro_use]
 mod conformance;
 #[cfg(feature = "postgresql")]
+mod pgadmin;
+#[cfg(feature = "postgresql")]
 mod pgconn;
 #[cfg(feature = "postgresql")]
 mod pgstore;

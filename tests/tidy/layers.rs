@@ -21,7 +21,8 @@ fn may_name(module: &[String]) -> Option<Vec<String>> {
         "pool" | "source" | "sink" | "store" | "bridge" => CONTRACTS.to_vec(),
         "telemetry" => vec!["telemetry", "model", "error"],
         "engine" => [CONTRACTS, &["engine", "telemetry"]].concat(),
-        "kinds" if module.len() == 1 => [CONTRACTS, &["kinds", "telemetry"]].concat(),
+        // Where two kinds meet: what wires them, and the bridges between their encodings.
+        "kinds" if module.len() == 1 || module[1] == "bridges" => [CONTRACTS, &["kinds", "telemetry"]].concat(),
         "kinds" => [CONTRACTS, &["telemetry"]].concat(),
         "config" => vec!["config", "error", "model"],
         "ops" => [CONTRACTS, &["ops", "engine", "kinds", "config", "telemetry"]].concat(),
@@ -33,7 +34,7 @@ fn may_name(module: &[String]) -> Option<Vec<String>> {
     };
     allowed.sort_unstable();
     let mut allowed: Vec<String> = allowed.into_iter().map(str::to_owned).collect();
-    if first == "kinds" && module.len() > 1 {
+    if first == "kinds" && module.len() > 1 && module[1] != "bridges" {
         allowed.push(format!("kinds::{}", module[1]));
     }
     Some(allowed)
@@ -168,6 +169,7 @@ fn is_pure(path: &str) -> bool {
     let name = path.rsplit('/').next().unwrap();
     path.starts_with("src/model/")
         || path == "src/bridge.rs"
+        || path.starts_with("src/kinds/bridges/")
         || (path.starts_with("src/engine/") && ENGINE.contains(&name))
         || (path.starts_with("src/kinds/") && (path.contains("/wire/") || KINDS.contains(&name)))
 }
