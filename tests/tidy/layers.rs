@@ -36,7 +36,7 @@ fn may_name(module: &[String]) -> Option<Vec<String>> {
     };
     allowed.sort_unstable();
     let mut allowed: Vec<String> = allowed.into_iter().map(str::to_owned).collect();
-    if first == "kinds" && module.len() > 1 {
+    if first == "kinds" && module.len() > 1 && module[1] != "bridges" {
         allowed.push(format!("kinds::{}", module[1]));
     }
     Some(allowed)
@@ -171,6 +171,7 @@ fn is_pure(path: &str) -> bool {
     let name = path.rsplit('/').next().unwrap();
     path.starts_with("src/model/")
         || path == "src/bridge.rs"
+        || path.starts_with("src/kinds/bridges/")
         || (path.starts_with("src/engine/") && ENGINE.contains(&name))
         || (path.starts_with("src/kinds/") && (path.contains("/wire/") || KINDS.contains(&name)))
 }

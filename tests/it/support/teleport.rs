@@ -418,7 +418,8 @@ impl PgDb {
         self.server.psql(&self.name, sql)
     }
 
-    fn psql(&self) -> Command {
+    /// A `psql` on this database.
+    pub fn psql(&self) -> Command {
         let mut command = Command::new("psql");
         command.args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-h"]).arg(self.server.data.parent().unwrap());
         command.args(["-p", &self.server.port.to_string(), "-U", "postgres", "-d", &self.name]);
