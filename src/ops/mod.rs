@@ -1,6 +1,8 @@
 //! One verb, one file. Verbs return values and print nothing; `cli` shows them.
 
+pub mod check;
 pub mod control;
+pub mod drop_slot;
 pub mod local;
 pub mod outcome;
 pub mod owner;
