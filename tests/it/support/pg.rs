@@ -117,6 +117,8 @@ impl Pg {
             "fsync=off",
             "wal_sender_timeout=10s",
             "log_statement=none",
+            // The name in brackets tells what driftless made the server write from what a test's own psql did.
+            "log_line_prefix=%m [%p] %q[%a] ",
         ]
         .iter()
         .chain(settings)
