@@ -164,8 +164,17 @@ fn is_pure(path: &str) -> bool {
         "compare.rs",
         "standby.rs",
     ];
-    const KINDS: &[&str] =
-        &["wire.rs", "shape.rs", "rowcodec.rs", "kvrow.rs", "translate.rs", "body.rs", "time.rs", "bridge.rs"];
+    const KINDS: &[&str] = &[
+        "wire.rs",
+        "shape.rs",
+        "rowcodec.rs",
+        "kvrow.rs",
+        "translate.rs",
+        "body.rs",
+        "time.rs",
+        "bridge.rs",
+        "log.rs",
+    ];
     let name = path.rsplit('/').next().unwrap();
     path.starts_with("src/model/")
         || path == "src/bridge.rs"
