@@ -2,5 +2,9 @@
 
 #[cfg(all(feature = "postgresql", feature = "sqlite"))]
 mod kills;
+#[cfg(feature = "postgresql")]
+mod raw;
+#[cfg(all(feature = "postgresql", feature = "sqlite"))]
+mod routes;
 #[cfg(all(feature = "postgresql", feature = "sqlite"))]
 mod sides;
