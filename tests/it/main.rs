@@ -16,6 +16,7 @@ mod pgcheck;
 mod pgconn;
 #[cfg(feature = "postgresql")]
 mod pgstore;
+mod prove;
 mod support;
 
 #[test]
