@@ -9,11 +9,16 @@ mod sqlite;
 #[macro_use]
 mod conformance;
 #[cfg(feature = "postgresql")]
+mod pgadmin;
+#[cfg(feature = "postgresql")]
+mod pgcheck;
+#[cfg(feature = "postgresql")]
 mod pgconn;
 #[cfg(feature = "postgresql")]
 mod pgstore;
 #[cfg(feature = "postgresql")]
 mod pgstream;
+mod prove;
 mod support;
 
 #[test]
