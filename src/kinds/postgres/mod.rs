@@ -22,3 +22,4 @@ pub mod wire;
 
 pub use conn::{Endpoint, ReplicationConn, Session};
 pub use options::{AuthMode, Options};
+pub use stream::PostgresSource;
