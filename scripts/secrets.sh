@@ -22,6 +22,11 @@ for kind in server driftless; do
     exit 1
   fi
 done
+# What a test's own psql made a server write (a statement that was meant to fail) says nothing about driftless; every other
+# entry of a server's log counts, with all its lines.
+find "$kept" -type f -name 'server-*' -print0 | while IFS= read -r -d '' log; do
+  awk '/^20[0-9][0-9]-/ { skip = /\[psql\] / } !skip' "$log" >"$log.of-others" && rm "$log"
+done
 hits=$(find "$kept" -type f -exec strings -f {} + | grep -cF -e "$planted" -e 'postgresql://' || true)
 echo "PROVE 3.8 $files kept files, $bytes bytes, $hits lines with a planted value, password or connection string"
 [ "$hits" -eq 0 ]

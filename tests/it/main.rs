@@ -9,9 +9,12 @@ mod sqlite;
 #[macro_use]
 mod conformance;
 #[cfg(feature = "postgresql")]
+mod pgadmin;
+#[cfg(feature = "postgresql")]
 mod pgconn;
 #[cfg(feature = "postgresql")]
 mod pgstore;
+mod prove;
 mod support;
 
 #[test]

@@ -9,6 +9,7 @@
 //!
 //! [`wire`] reads the bytes of the replication stream.
 
+pub mod admin;
 pub mod catalog;
 pub mod conn;
 pub mod ddl;

@@ -1,5 +1,6 @@
 //! What several tests need: servers, and ways to look at stores that are not ours.
 
+pub mod log;
 #[cfg(feature = "postgresql")]
 pub mod pg;
 pub mod program;

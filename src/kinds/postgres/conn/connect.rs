@@ -66,6 +66,11 @@ impl Endpoint {
         &self.0.info
     }
 
+    /// The name under which the server lists our sessions.
+    pub fn application_name(&self) -> &str {
+        &self.0.application_name
+    }
+
     /// Connects with the driver, whose task runs on the current runtime until the client is dropped.
     pub async fn session(&self, session: &Session) -> Result<Client> {
         let login = DriverLogin { info: &self.0.info, application_name: &self.0.application_name };
