@@ -21,8 +21,10 @@ fn may_name(module: &[String]) -> Option<Vec<String>> {
         "pool" | "source" | "sink" | "store" | "bridge" => CONTRACTS.to_vec(),
         "telemetry" => vec!["telemetry", "model", "error"],
         "engine" => [CONTRACTS, &["engine", "telemetry"]].concat(),
-        // Where two kinds meet: what wires them, and the bridges between their encodings.
-        "kinds" if module.len() == 1 || module[1] == "bridges" => [CONTRACTS, &["kinds", "telemetry"]].concat(),
+        // What opens the kinds, and what lies between two of them, know them all.
+        "kinds" if module.get(1).is_none_or(|part| part == "bridges" || part == "open") => {
+            [CONTRACTS, &["kinds", "config", "telemetry"]].concat()
+        }
         "kinds" => [CONTRACTS, &["telemetry"]].concat(),
         "config" => vec!["config", "error", "model"],
         "ops" => [CONTRACTS, &["ops", "engine", "kinds", "config", "telemetry"]].concat(),
