@@ -12,6 +12,8 @@ mod conformance;
 #[cfg(feature = "postgresql")]
 mod pgadmin;
 #[cfg(feature = "postgresql")]
+mod pgcheck;
+#[cfg(feature = "postgresql")]
 mod pgconn;
 #[cfg(feature = "postgresql")]
 mod pgstore;
