@@ -6,7 +6,6 @@
 //! while it goes on answering.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -39,6 +38,13 @@ struct State {
     end: Option<End>,
     ended: bool,
     deserted: bool,
+    closed: bool,
+    /// What the server may forget.
+    released: Lsn,
+    /// What somebody waits for.
+    wanted: Lsn,
+    /// How far the tail has come.
+    reached: Lsn,
 }
 
 /// One per connection.
@@ -47,13 +53,6 @@ pub(super) struct Link {
     state: Mutex<State>,
     for_tail: Notify,
     for_receiver: Notify,
-    /// What the server may forget.
-    released: AtomicU64,
-    /// What somebody waits for.
-    wanted: AtomicU64,
-    /// How far the tail has come.
-    reached: AtomicU64,
-    closed: AtomicBool,
     for_closed: Notify,
 }
 
@@ -127,17 +126,18 @@ impl Link {
 
     /// What the server may forget.
     pub(super) fn released(&self) -> Lsn {
-        Lsn(self.released.load(Ordering::Acquire))
+        self.state().released
     }
 
     /// Whether somebody waits for a place that the tail has not reached.
     pub(super) fn is_wanted(&self) -> bool {
-        self.wanted.load(Ordering::Acquire) > self.reached.load(Ordering::Acquire)
+        let state = self.state();
+        state.wanted > state.reached
     }
 
     /// The connection is gone.
     pub(super) fn close(&self) {
-        self.closed.store(true, Ordering::Release);
+        self.state().closed = true;
         self.for_closed.notify_waiters();
     }
 
@@ -193,14 +193,18 @@ impl Link {
 
     /// The server may forget everything up to here.
     pub(super) fn release(&self, upto: Lsn) {
-        if self.released.fetch_max(upto.0, Ordering::AcqRel) < upto.0 {
+        let mut state = self.state();
+        if state.released < upto {
+            state.released = upto;
+            drop(state);
             self.for_receiver.notify_one();
         }
     }
 
     /// The tail has come as far as this.
     pub(super) fn reach(&self, place: Lsn) {
-        self.reached.fetch_max(place.0, Ordering::AcqRel);
+        let mut state = self.state();
+        state.reached = state.reached.max(place);
     }
 
     /// The tail is gone.
@@ -213,7 +217,9 @@ impl Link {
 
     /// Somebody waits until the tail reaches `place`: the server is asked how far it is until then.
     pub(super) fn want(&self, place: Lsn) {
-        self.wanted.fetch_max(place.0, Ordering::AcqRel);
+        let mut state = self.state();
+        state.wanted = state.wanted.max(place);
+        drop(state);
         self.for_receiver.notify_one();
     }
 
@@ -221,7 +227,8 @@ impl Link {
     pub(super) async fn closed(&self) {
         let mut notified = std::pin::pin!(self.for_closed.notified());
         notified.as_mut().enable();
-        if !self.closed.load(Ordering::Acquire) {
+        let closed = self.state().closed;
+        if !closed {
             notified.await;
         }
     }
