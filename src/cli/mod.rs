@@ -19,8 +19,9 @@ use crate::config::{self, Config};
 use crate::error::{Error, Result};
 use crate::ops;
 use crate::ops::outcome::Severity;
+use crate::ops::route::Route;
 use crate::telemetry::{self, Format};
-use args::{Cli, Command, LogFormat, Output, Target};
+use args::{Cli, Command, Follow, LogFormat, Output, Target, Verify};
 pub use exit::Exit;
 use print::Printer;
 
@@ -77,13 +78,19 @@ async fn run(command: &Command, printer: Printer) -> Result<Exit> {
             }
             Ok(Exit::Done)
         }
-        Command::Clone(follow) | Command::Run(follow) => {
-            let config = load(&follow.target)?;
-            config.pipelines.iter().try_for_each(|pipeline| ops::route::Route::open(&config, pipeline).map(drop))?;
+        Command::Clone(Follow { target, .. })
+        | Command::Run(Follow { target, .. })
+        | Command::Verify(Verify { target, .. }) => {
+            opened(&load(target)?)?;
             Err(Error::config("not part of this build"))
         }
-        Command::Verify(_) | Command::Demo(_) => Err(Error::config("not part of this build")),
+        Command::Demo(_) => Err(Error::config("not part of this build")),
     }
+}
+
+/// Opens every pipeline, so that a mistake in the last one is found before the first one starts.
+fn opened(config: &Config) -> Result<Vec<Route>> {
+    config.pipelines.iter().map(|pipeline| Route::open(config, pipeline)).collect()
 }
 
 /// Shows what every pipeline is doing, once or until stopped.
