@@ -1,9 +1,10 @@
 //! The kinds of store, and what lies between two of them.
 //!
-//! A kind never names the engine or another kind; this file and [`bridges`] are the only places that know them all.
+//! A kind never names the engine or another kind; this file, [`open`] and [`bridges`] are the only places that know them all.
 
 pub mod bridges;
 pub mod memory;
+pub mod open;
 #[cfg(feature = "postgresql")]
 pub mod postgres;
 #[cfg(feature = "sqlite")]

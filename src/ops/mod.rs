@@ -4,4 +4,6 @@ pub mod control;
 pub mod local;
 pub mod outcome;
 pub mod owner;
+pub mod route;
+pub mod status;
 pub mod view;

@@ -62,7 +62,18 @@ pub fn acquire(local: &Local) -> Result<Option<Ownership>> {
             Error::config(format!("read {}: it does not hold an owner's id; remove it and start again", path.display()))
         })?,
     };
-    Ok(Some(Ownership { owner: Owner(format!("{id}@{}", boot())), _lock: lock }))
+    Ok(Some(Ownership { owner: named(id), _lock: lock }))
+}
+
+/// Who a process of this directory is or was, without becoming it; `None` if there never was one.
+pub fn peek(local: &Local) -> Option<Owner> {
+    let text = std::fs::read_to_string(local.file("owner")).ok()?;
+    let id: Uuid = text.trim().parse().ok()?;
+    Some(named(id))
+}
+
+fn named(id: Uuid) -> Owner {
+    Owner(format!("{id}@{}", boot()))
 }
 
 /// Names this start of this machine; empty where the system does not tell.
@@ -83,6 +94,7 @@ mod tests {
         let first = acquire(&local).unwrap().unwrap();
         assert!(acquire(&local).unwrap().is_none(), "a second process must wait");
         let id = first.owner().clone();
+        assert_eq!(peek(&local).as_ref(), Some(&id));
         drop(first);
         assert_eq!(*acquire(&local).unwrap().unwrap().owner(), id);
         let other = Local::new(&dir.path().join("state"), "other");
