@@ -8,6 +8,7 @@ pub mod exit;
 pub mod http;
 pub mod print;
 pub mod progress;
+mod work;
 
 use clap::Parser as _;
 
@@ -16,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::telemetry::{self, Format};
 use args::{Cli, Command, LogFormat, Target};
 pub use exit::Exit;
+use print::Printer;
 
 /// Runs the program: parses the command line, does what it says, reports, and gives the exit code.
 pub fn main() -> Exit {
@@ -36,7 +38,7 @@ pub fn main() -> Exit {
         std::io::IsTerminal::is_terminal(&std::io::stderr()),
         std::io::stderr,
     );
-    match run(&command) {
+    match run(&command, Printer::new(output.json)) {
         Ok(exit) => exit,
         Err(error) => exit::report(&error, output.json),
     }
@@ -50,16 +52,42 @@ fn keep_memory_private() {
     }
 }
 
-fn run(command: &Command) -> Result<Exit> {
-    let target = match command {
-        Command::Clone(follow) | Command::Run(follow) => &follow.target,
-        Command::Verify(verify) => &verify.target,
-        Command::Status(status) => &status.target,
-        Command::Check(check) | Command::DropSlot(check) => &check.target,
-        Command::Demo(_) => return Err(Error::config("demo: not part of this build")),
-    };
-    let _config = load(target)?;
-    Err(Error::config("not part of this build"))
+fn run(command: &Command, printer: Printer) -> Result<Exit> {
+    // The source's stream is read by one task per pipeline and lanes have threads of their own, so two workers are plenty.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| Error::transient("start the runtime").because(error))?;
+    let result = runtime.block_on(verb(command, printer));
+    // A blocking call that hangs (a file system that is gone) must not keep the process.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    result
+}
+
+async fn verb(command: &Command, printer: Printer) -> Result<Exit> {
+    match command {
+        Command::Run(options) => work::run(load(&options.target)?, options, printer).await,
+        Command::Clone(options) => work::clone(load(&options.target)?, options, printer).await,
+        Command::Verify(options) => work::compare(load(&options.target)?, options, printer).await,
+        Command::Status(options) => {
+            let config = load(&options.target)?;
+            let mut again = false;
+            loop {
+                printer.status(&crate::ops::status::status(&config).await?, again)?;
+                if !options.watch {
+                    return Ok(Exit::Done);
+                }
+                again = true;
+                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+            }
+        }
+        Command::Check(options) | Command::DropSlot(options) => {
+            load(&options.target)?;
+            Err(Error::config("not part of this build"))
+        }
+        Command::Demo(_) => Err(Error::config("demo: not part of this build")),
+    }
 }
 
 /// Reads the configuration and keeps the pipelines that were asked for.
