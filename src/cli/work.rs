@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use tokio::sync::watch;
-
 use crate::cli::args::{Follow, Verify};
 use crate::cli::exit::Exit;
 use crate::cli::http::{Board, Server};
 use crate::cli::print::Printer;
 use crate::cli::progress;
+use crate::cli::signals;
 use crate::config::Config;
 use crate::engine::compare::Difference;
 use crate::engine::status::Shared;
@@ -21,8 +20,7 @@ use crate::telemetry;
 /// `run`.
 pub(super) async fn run(config: Config, options: &Follow, printer: Printer) -> Result<Exit> {
     let work = Work::open(&config)?;
-    let (stop, stopped) = watch::channel(false);
-    stop_on_signal(stop)?;
+    let stopped = signals::listen()?;
     let shown: Vec<Shared> = work.statuses().iter().map(|(shared, _)| shared.clone()).collect();
     let metrics = telemetry::start_metrics()?;
     let board = Arc::new(Board { pipelines: work.statuses().to_vec(), metrics });
@@ -39,8 +37,7 @@ pub(super) async fn run(config: Config, options: &Follow, printer: Printer) -> R
 
 /// `clone`.
 pub(super) async fn clone(config: Config, options: &Follow, printer: Printer) -> Result<Exit> {
-    let (stop, stopped) = watch::channel(false);
-    stop_on_signal(stop)?;
+    let stopped = signals::listen()?;
     for pipeline in &config.pipelines {
         let status = Shared::new(&pipeline.name);
         let showing = tokio::spawn(progress::show(vec![status.clone()], !printer.is_json()));
@@ -95,31 +92,6 @@ fn shown((table, key, difference): &Sample) -> (&'static str, String) {
     let text = String::from_utf8_lossy(key);
     let prefix = text.match_indices('/').nth(2).map_or("", |(at, _)| &text[..=at]);
     (what, format!("{prefix}… #{hash}"))
-}
-
-/// SIGTERM and SIGINT ask for a drain; a second one ends at once, and the next start resumes.
-fn stop_on_signal(stop: watch::Sender<bool>) -> Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let cannot = |error: std::io::Error| Error::transient("listen for signals").because(error);
-    let mut terminate = signal(SignalKind::terminate()).map_err(cannot)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
-    tokio::spawn(async move {
-        let mut asked = false;
-        loop {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            if asked {
-                std::process::exit(i32::from(Exit::Failed as u8));
-            }
-            asked = true;
-            tracing::info!("stopping: what is in flight is brought to its destination; once more to stop at once");
-            // Nobody listens any more once everything has ended.
-            stop.send(true).unwrap_or_default();
-        }
-    });
-    Ok(())
 }
 
 #[cfg(test)]

@@ -44,7 +44,7 @@ pub fn lane_committed(lane: u16, commit: &Commit) {
     tracing::trace!(lane, number = commit.number, changes = commit.changes.len(), upto = %commit.upto, "commit landed");
 }
 
-/// A commit was not answered, or refused for now.
+/// A commit was not answered, or refused in a way that can pass.
 pub fn commit_is_tried_again(lane: u16, error: &Error, attempt: u32, pause: Duration) {
     handles().retries.increment(1);
     // A sink that is away for an hour must not fill the log: the first tries are told, then every twelfth (a minute).
@@ -81,7 +81,7 @@ pub fn healed(stream: &str, tally: &Tally) {
     tracing::info!(stream, compared, missing, different, extra, kept, "both sides compared and repaired");
 }
 
-/// The stream is somebody else's for now.
+/// The stream is somebody else's.
 pub fn standing_by(stream: &str, owner: &str) {
     tracing::warn!(
         stream,

@@ -1,7 +1,9 @@
 //! One verb, one file. Verbs return values and print nothing; `cli` shows them.
 
+pub mod check;
 pub mod control;
 pub mod copy;
+pub mod drop_slot;
 pub mod local;
 pub mod outcome;
 pub mod owner;

@@ -11,6 +11,8 @@ mod conformance;
 #[cfg(feature = "postgresql")]
 mod pgadmin;
 #[cfg(feature = "postgresql")]
+mod pgcheck;
+#[cfg(feature = "postgresql")]
 mod pgconn;
 #[cfg(feature = "postgresql")]
 mod pgstore;

@@ -166,8 +166,17 @@ fn is_pure(path: &str) -> bool {
         "compare.rs",
         "standby.rs",
     ];
-    const KINDS: &[&str] =
-        &["wire.rs", "shape.rs", "rowcodec.rs", "kvrow.rs", "translate.rs", "body.rs", "time.rs", "bridge.rs"];
+    const KINDS: &[&str] = &[
+        "wire.rs",
+        "shape.rs",
+        "rowcodec.rs",
+        "kvrow.rs",
+        "translate.rs",
+        "body.rs",
+        "time.rs",
+        "bridge.rs",
+        "log.rs",
+    ];
     let name = path.rsplit('/').next().unwrap();
     path.starts_with("src/model/")
         || path == "src/bridge.rs"
@@ -226,6 +235,7 @@ const SPAWNERS: &[(&str, &str)] = &[
     ("src/cli/", "the runtime, the status server, signals"),
     ("src/ops/", "one task per pipeline"),
     ("src/kinds/sqlite/store.rs", "reading a file blocks"),
+    ("src/kinds/sqlite/tail.rs", "a file is watched, which blocks"),
     ("src/kinds/sqlite/writer.rs", "a connection that writes lives on one thread"),
     ("src/kinds/postgres/conn/", "a connection is driven beside whoever asks it"),
     ("src/kinds/postgres/writer/", "commits of a lane go on after their caller has gone on"),

@@ -37,14 +37,51 @@ pub struct Endpoint {
     /// Where changes go; only on the sink's side.
     pub sink: Option<Arc<dyn Sink>>,
     /// Present state.
-    pub store: Arc<dyn Store>,
+    pub store: Option<Arc<dyn Store>>,
     place: String,
+    more: More,
+}
+
+/// What only one kind can do.
+enum More {
+    #[cfg(feature = "sqlite")]
+    Sqlite(std::path::PathBuf),
+    #[cfg(feature = "postgresql")]
+    Postgresql(Box<postgresql::Server>),
 }
 
 impl Endpoint {
     /// Names it in messages: kind and place, never a user or a password.
     pub fn describe(&self) -> &str {
         &self.place
+    }
+
+    /// What the place calls itself, equal for two names of one place; `None` where it does not tell, or is not there yet.
+    ///
+    /// # Errors
+    /// When it cannot be reached.
+    pub async fn identity(&self) -> Result<Option<String>> {
+        match &self.more {
+            #[cfg(feature = "sqlite")]
+            More::Sqlite(file) => Ok(sqlite::identity(file)),
+            #[cfg(feature = "postgresql")]
+            More::Postgresql(server) => server.identity().await,
+        }
+    }
+
+    /// Removes what was made at a source for this stream; says what was done, one sentence each.
+    ///
+    /// # Errors
+    /// Config for a kind that keeps nothing for a stream; Transient while it is in use.
+    pub async fn drop_slot(&self) -> Result<Vec<String>> {
+        match &self.more {
+            #[cfg(feature = "sqlite")]
+            More::Sqlite(_) => Err(crate::error::Error::config(
+                "drop the slot: a SQLite source keeps nothing for a replica, so there is nothing to remove",
+            )),
+            #[cfg(feature = "postgresql")]
+            More::Postgresql(server) => server.drop_slot().await,
+        }
     }
 }
 

@@ -1,25 +1,35 @@
 //! The kind SQLite from its keys. What Teleport does with its own file is not judged: only a sink's `journal` matters.
 
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::sync::Arc;
 
-use super::{Endpoint, Side};
+use super::{Endpoint, More, Side};
 use crate::config::{Journaling, Sqlite, Synchronous};
 use crate::error::{Error, Result};
 use crate::kinds::sqlite::{Journal, Options, Role, SqliteSink, SqliteSource, SqliteStore, Sync};
 use crate::model::{Kind, Layout};
 use crate::sink::Sink;
 use crate::source::Source;
+use crate::store::Store;
 
 pub(super) fn open(keys: &Sqlite, side: Side) -> Result<Endpoint> {
     let options = options(keys, side)?;
     let role = if side == Side::Source { Role::Source } else { Role::Sink };
-    let store = Arc::new(SqliteStore::open(&options, role)?);
+    let store: Option<Arc<dyn Store>> = Some(Arc::new(SqliteStore::open(&options, role)?));
     let (source, sink) = match side {
         Side::Source => (Some(Arc::new(SqliteSource::open(&options)?) as Arc<dyn Source>), None),
         Side::Sink => (None, Some(Arc::new(SqliteSink::open(&options)?) as Arc<dyn Sink>)),
     };
     let place = format!("sqlite {}", options.file().display());
-    Ok(Endpoint { kind: Kind::Sqlite, layout: Layout::Teleport, source, sink, store, place })
+    let more = More::Sqlite(options.file());
+    Ok(Endpoint { kind: Kind::Sqlite, layout: Layout::Teleport, source, sink, store, place, more })
+}
+
+/// Device and number of the file, which two links to it share.
+pub(super) fn identity(file: &Path) -> Option<String> {
+    let metadata = std::fs::metadata(file).ok()?;
+    Some(format!("sqlite {}/{}", metadata.dev(), metadata.ino()))
 }
 
 fn options(keys: &Sqlite, side: Side) -> Result<Options> {

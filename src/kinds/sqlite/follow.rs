@@ -116,6 +116,7 @@ impl Follower {
     /// Fills a batch with what comes next. `None` when `stop` was raised.
     pub(super) fn next(&mut self, mut batch: Batch, stop: &AtomicBool) -> Result<Option<Batch>> {
         let mut troubled: Option<Instant> = None;
+        // ORDERING: Relaxed: nothing else is read on the strength of it, and the next look sees it.
         while !stop.load(Ordering::Relaxed) {
             if let Some((partition, base, upto)) = self.notes.pop_front() {
                 batch.begin(&partition, base, Steps::Ordinal);

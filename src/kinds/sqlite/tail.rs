@@ -79,6 +79,7 @@ impl Tail for SqliteTail {
 
 impl Drop for SqliteTail {
     fn drop(&mut self) {
+        // ORDERING: Relaxed: nothing else is handed over with it.
         self.stop.store(true, Ordering::Relaxed);
         // Nobody looks any more, so what the place proves for heads would only grow old.
         self.shared.lock().place = None;

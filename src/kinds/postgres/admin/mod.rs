@@ -1,14 +1,18 @@
 //! What has to exist at a server, and what an operator has to be told about it.
 //!
 //! [`slot`] and [`publication`] make, inspect and remove what the source needs; [`head`] says where the server is;
-//! [`pin`] puts them together; [`prove`] decides whether a stream can go on. Nothing is changed at a server that `manage` does not allow: then the error holds the statement to run.
+//! [`pin`] puts them together; [`prove`] decides whether a stream can go on; [`check`] finds what is wrong before it matters. Nothing is changed at a server that `manage` does not allow: then the error holds the statement to run.
 
+pub mod check;
 pub mod head;
 pub mod pin;
 pub mod prove;
 pub mod publication;
 pub mod slot;
 
+mod check_settings;
+mod check_sink;
+mod check_source;
 mod history;
 
 use std::fmt;
