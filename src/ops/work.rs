@@ -66,9 +66,9 @@ pub(super) fn sides(route: &Route, patience: Duration) -> Result<Sides> {
     Ok(Sides {
         stream: route.stream.clone(),
         source: route.source.source.clone().ok_or_else(|| missing("source"))?,
-        source_store: Arc::clone(&route.source.store),
+        source_store: route.source.store.clone().ok_or_else(|| missing("store of the source"))?,
         sink: route.sink.sink.clone().ok_or_else(|| missing("sink"))?,
-        sink_store: Arc::clone(&route.sink.store),
+        sink_store: route.sink.store.clone().ok_or_else(|| missing("store of the sink"))?,
         bridge: Arc::clone(&route.bridge),
         clock: Arc::new(RealClock::default()),
         patience,
