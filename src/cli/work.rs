@@ -38,6 +38,8 @@ pub(super) async fn run(config: Config, options: &Follow, printer: Printer) -> R
 /// `clone`.
 pub(super) async fn clone(config: Config, options: &Follow, printer: Printer) -> Result<Exit> {
     let stopped = signals::listen()?;
+    // A mistake in the last pipeline is found before the first one starts.
+    Work::open(&config)?;
     for pipeline in &config.pipelines {
         let status = Shared::new(&pipeline.name);
         let showing = tokio::spawn(progress::show(vec![status.clone()], !printer.is_json()));

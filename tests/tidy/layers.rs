@@ -21,10 +21,9 @@ fn may_name(module: &[String]) -> Option<Vec<String>> {
         "pool" | "source" | "sink" | "store" | "bridge" => CONTRACTS.to_vec(),
         "telemetry" => vec!["telemetry", "model", "error"],
         "engine" => [CONTRACTS, &["engine", "telemetry"]].concat(),
-        // What opens the kinds, and what lies between two of them, know them all.
-        "kinds" if module.get(1).is_none_or(|part| part == "bridges" || part == "open") => {
-            [CONTRACTS, &["kinds", "config", "telemetry"]].concat()
-        }
+        // What lies between two kinds knows all of them, and what opens them knows the configuration too.
+        "kinds" if module.get(1).is_none_or(|part| part == "bridges") => [CONTRACTS, &["kinds", "telemetry"]].concat(),
+        "kinds" if module[1] == "open" => [CONTRACTS, &["kinds", "config", "telemetry"]].concat(),
         "kinds" => [CONTRACTS, &["telemetry"]].concat(),
         "config" => vec!["config", "error", "model"],
         "ops" => [CONTRACTS, &["ops", "engine", "kinds", "config", "telemetry"]].concat(),
