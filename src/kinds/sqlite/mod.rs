@@ -4,6 +4,7 @@
 //! read in short transactions, nothing at it is ever created or altered, and its writer is not made to wait.
 
 pub mod body;
+pub mod check;
 mod events;
 mod fault;
 mod follow;

@@ -1,5 +1,7 @@
 //! SQLite as store and sink, against real files that the `sqlite3` program checks.
 
+mod following;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -578,4 +580,37 @@ mod write_ahead_logs_keep_the_contracts {
     }
 
     crate::conformance!(rig);
+}
+
+#[test]
+fn check_names_what_is_wrong_before_it_matters() {
+    use driftless::kinds::sqlite::check::{self, Level};
+    let levels = |found: Vec<check::Finding>| found.into_iter().map(|one| (one.level, one.what)).collect::<Vec<_>>();
+    let backend = Backend::teleport("delete");
+    assert_eq!(levels(check::source(&backend.options())), []);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();
+    backend.sql(&format!("insert into kv values ('/k', {now}, null, x'', 'r')"));
+    let found = check::source(&backend.options()).remove(0);
+    assert_eq!(found.level, Level::Warning);
+    assert!(found.what.contains("events_off") && found.mend.contains("events_off: true"), "{found:?}");
+    backend.sql(&teleport_writes(&[(b"/k".to_vec(), Some(b"v".to_vec()))]));
+    assert_eq!(levels(check::source(&backend.options())), []);
+    let off = Options { events_off: true, ..backend.options() };
+    assert!(check::source(&off)[0].what.contains("not empty"));
+    backend.sql("drop table events");
+    assert!(check::source(&backend.options())[0].what.contains("no table events"));
+    assert!(check::source(&Options::new("/nowhere/at/all"))[0].what.contains("no such file"));
+
+    let sink = Backend::missing();
+    let stream = StreamId::new("s");
+    assert_eq!(levels(check::sink(&sink.options(), &stream)), []);
+    assert!(!sink.dir.exists());
+    runtime().block_on(async { drop(sink.sink().claim(&claim_of("s", 0, 1, None)).await.unwrap()) });
+    assert_eq!(levels(check::sink(&sink.options(), &stream)), []);
+    assert!(check::sink(&sink.options(), &StreamId::new("t"))[0].what.contains("belongs to stream s"));
+    let risky = Options { sync: driftless::kinds::sqlite::Sync::Off, journal: Some(Journal::Off), ..sink.options() };
+    let found = levels(check::sink(&risky, &stream));
+    assert_eq!(found.iter().map(|(level, _)| *level).collect::<Vec<_>>(), [Level::Warning, Level::Error]);
+    Command::new("chmod").arg("0644").arg(sink.file()).status().unwrap();
+    assert!(check::sink(&sink.options(), &stream)[0].mend.starts_with("chmod 0600"));
 }
