@@ -44,6 +44,8 @@ pub(crate) struct Attempt<'a> {
     pub(crate) foreign: bool,
     pub(crate) lag: Lag,
     pub(crate) gauges: report::Gauges,
+    /// Changes that earlier attempts have committed.
+    changes_before: u64,
     next_tick: Duration,
     head: Option<Fut<'a, Checkpoint>>,
 }
@@ -166,6 +168,7 @@ impl<'a> Attempt<'a> {
             foreign,
             lag: Lag::default(),
             gauges: report::Gauges::new(settings.stream.as_str()),
+            changes_before: pipeline.status.get().changes,
             next_tick: pipeline.clock.now(),
             head: None,
         };
@@ -278,7 +281,9 @@ impl<'a> Attempt<'a> {
         let lag = self.lag.lag(now, frontier.checkpoint());
         let (checkpoint, open) = (frontier.checkpoint().clone(), frontier.changes_open());
         let routed = self.dispatcher.routed();
+        let changes = self.changes_before + self.signals.committed();
         let status = self.pipeline.status.update(|status| {
+            status.changes = changes;
             status.lag_changes = routed.covers(&status.head).then_some(open);
             status.frontier = checkpoint;
             status.lag = (!status.head.is_empty()).then_some(lag);

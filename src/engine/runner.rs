@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
@@ -30,6 +30,8 @@ pub struct Signals {
     pub progress: Arc<Notify>,
     /// Set once the sink is consistent: from then on a patch without its row is corruption.
     pub consistent: Arc<AtomicBool>,
+    /// Changes committed in this attempt.
+    pub changes: Arc<AtomicU64>,
     /// Set when the attempt is over: a lane that waits to try again gives up.
     pub over: Arc<AtomicBool>,
 }
@@ -44,6 +46,12 @@ impl Signals {
     pub fn end(&self) {
         // ORDERING: Relaxed, see `is_over`.
         self.over.store(true, Ordering::Relaxed);
+    }
+
+    /// Changes committed in this attempt.
+    pub fn committed(&self) -> u64 {
+        // ORDERING: Relaxed, a count for people.
+        self.changes.load(Ordering::Relaxed)
     }
 
     /// Whether the sink is consistent.
@@ -194,6 +202,8 @@ impl Runner {
         let now = self.clock.now();
         if let Some(commit) = self.lane.oldest() {
             report::lane_committed(self.number, commit);
+            // ORDERING: Relaxed, a count for people.
+            self.signals.changes.fetch_add(commit.changes.len() as u64, Ordering::Relaxed);
         }
         let seq = self.lane.landed(now);
         self.publish(seq);
