@@ -22,4 +22,4 @@ pub use body::Body;
 pub use bridge::bridge;
 pub use faults::{Outcome, Plan, Script, Site, Smooth};
 pub use sink::{Landed, MemorySink, SinkBackup, SinkRows, Written};
-pub use world::{Backup, Version, World, Write};
+pub use world::{Backup, Rows, Version, World, Write};

@@ -35,7 +35,7 @@ impl Source for World {
     fn tail<'a>(&'a self, from: &'a Checkpoint, pool: &'a Pool) -> Fut<'a, Box<dyn Tail>> {
         Box::pin(async move {
             pass(&self.state, |state| &mut state.doors, Site::Tail).await?;
-            let connection = self.lock().prove(from)?;
+            let connection = self.lock().connect(from, pool)?;
             Ok(Box::new(MemoryTail::new(self.clone(), from, pool.clone(), connection)?) as Box<dyn Tail>)
         })
     }
@@ -61,13 +61,17 @@ impl State {
     /// A slot that is there keeps everything from before this head on, so it serves as it is.
     fn pin(&mut self) -> (Checkpoint, u64) {
         let head = self.tell();
-        self.data.slot.get_or_insert_with(|| head.clone());
+        if self.data.slot.is_none() {
+            self.data.slot = Some(head.clone());
+            self.slot_start = head.clone();
+        }
         (head, self.told)
     }
 
     /// Gives the connection on which the tail may run.
-    fn prove(&self, from: &Checkpoint) -> Result<u64> {
+    fn connect(&mut self, from: &Checkpoint, pool: &Pool) -> Result<u64> {
         self.data.prove(from)?;
+        self.pool = Some(pool.clone());
         Ok(self.connection)
     }
 

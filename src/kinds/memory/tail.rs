@@ -80,7 +80,7 @@ impl MemoryTail {
         let boundary = if given.transaction == 0 { Position::Start } else { place(given.transaction) };
         let base = if given.changes == 0 { boundary } else { boundary.plus(given.changes as u64) };
         batch.begin(&shard.id, base, Steps::Ordinal);
-        let full = self.pool.batch_bytes();
+        let full = self.pool.batch_bytes().min(state.batch_bytes);
         fill_from(shard, &mut given, &self.world, full, batch);
         if shard.closed && given.transaction >= shard.last {
             given.ended = true;

@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::kinds::memory::Body;
 use crate::kinds::memory::faults::{Doors, Plan, lock};
 use crate::model::{Checkpoint, Op, PartitionId, Position, Table};
+use crate::pool::Pool;
 
 /// One write of a source transaction. Tables go by their index in the world.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,7 +76,8 @@ pub(super) struct Shard {
     high: u8,
 }
 
-type Rows = BTreeMap<(u16, Vec<u8>), Vec<Version>>;
+/// Every version of every row, oldest first.
+pub type Rows = BTreeMap<(u16, Vec<u8>), Vec<Version>>;
 
 /// What a backup holds.
 #[derive(Clone)]
@@ -102,6 +104,12 @@ pub(super) struct State {
     pub(super) told: u64,
     /// Raised when connections break.
     pub(super) connection: u64,
+    /// Tails fill a batch no further than this, however large the pool's batches are.
+    pub(super) batch_bytes: usize,
+    /// The pool that the newest tail takes its batches from.
+    pub(super) pool: Option<Pool>,
+    /// How far the slot stood when it was made.
+    pub(super) slot_start: Checkpoint,
     pub(super) doors: Doors,
 }
 
@@ -160,6 +168,9 @@ impl World {
             freezes: false,
             told: 0,
             connection: 0,
+            batch_bytes: usize::MAX,
+            pool: None,
+            slot_start: Checkpoint::default(),
             doors: Doors::default(),
         };
         let world = Self { state: Arc::new(Mutex::new(state)), tables };
@@ -183,6 +194,13 @@ impl World {
     #[must_use]
     pub fn with_frozen_views(self, freezes: bool) -> Self {
         self.lock().freezes = freezes;
+        self
+    }
+
+    /// Tails cut batches at so many bytes, so that transactions lie over several of them.
+    #[must_use]
+    pub fn with_batch_bytes(self, bytes: usize) -> Self {
+        self.lock().batch_bytes = bytes;
         self
     }
 
@@ -326,14 +344,19 @@ impl World {
         state.data.rows.iter().filter_map(row).collect()
     }
 
-    /// Every version that a key ever had, oldest first; empty for a key that never was.
-    pub fn versions(&self, table: u16, key: &[u8]) -> Vec<Version> {
-        self.lock().data.rows.get(&(table, key.to_vec())).cloned().unwrap_or_default()
+    /// Lets somebody look at every version that every key ever had, oldest first.
+    pub fn history<T>(&self, look: impl FnOnce(&Rows) -> T) -> T {
+        look(&self.lock().data.rows)
     }
 
-    /// All keys that ever were, by table.
-    pub fn keys(&self) -> Vec<(u16, Vec<u8>)> {
-        self.lock().data.rows.keys().cloned().collect()
+    /// The pool that the newest tail takes its batches from.
+    pub fn pool(&self) -> Option<Pool> {
+        self.lock().pool.clone()
+    }
+
+    /// How far the source's slot stood when it was made.
+    pub fn slot_start(&self) -> Checkpoint {
+        self.lock().slot_start.clone()
     }
 
     /// The end of what was written, without asking anybody's plan.
