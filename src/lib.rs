@@ -1,6 +1,8 @@
 //! driftless keeps a second copy of a Teleport cluster's backend, and of any PostgreSQL tables, that never drifts.
 
 pub mod bridge;
+pub mod cli;
+pub mod config;
 pub mod engine;
 pub mod error;
 pub mod kinds;

@@ -20,13 +20,14 @@ struct Inner {
     spare_in: Sender<Buffers>,
     spare_out: Receiver<Buffers>,
     batch_bytes: usize,
+    count: usize,
 }
 
 impl Pool {
     /// A pool of `count` batches that are to be filled up to about `batch_bytes`.
     pub fn new(count: usize, batch_bytes: usize) -> Self {
         let (spare_in, spare_out) = crossbeam_channel::bounded(count);
-        Self(Arc::new(Inner { credits: Semaphore::new(count), spare_in, spare_out, batch_bytes }))
+        Self(Arc::new(Inner { credits: Semaphore::new(count), spare_in, spare_out, batch_bytes, count }))
     }
 
     /// A pool that keeps changes on their way within `memory` bytes. Half of it is for batches, the other half for what
@@ -48,6 +49,11 @@ impl Pool {
         permit.forget();
         let buffers = self.0.spare_out.try_recv().unwrap_or_default();
         Batch::with_buffers(buffers, Some(Arc::clone(&self.0) as Arc<dyn Home>))
+    }
+
+    /// How many batches there are.
+    pub fn count(&self) -> usize {
+        self.0.count
     }
 
     /// How many batches are free.

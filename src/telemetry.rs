@@ -1,2 +1,100 @@
-//! What can be observed: one function per fact, which writes the log line and the metric together so that the two
-//! never drift apart. All names of metrics are here.
+//! What can be observed: log lines and metrics.
+//!
+//! One function per fact writes the log line and the metric together, so that the two never drift apart. All names of
+//! metrics are in [`names`], with their meaning, so that `/metrics` explains itself. Logs go to stderr; libraries are
+//! heard from warnings on only, whatever `-v` says, because what they log in detail is not ours to vouch for.
+
+use std::sync::OnceLock;
+
+use metrics::{Unit, describe_counter, describe_gauge};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::error::{Error, Result};
+
+/// Names of metrics. Stable: dashboards depend on them. The label `stream` names the pipeline.
+pub mod names {
+    /// Changes made durable in the sink.
+    pub const CHANGES: &str = "driftless_committed_changes_total";
+    /// Commits made durable in the sink.
+    pub const COMMITS: &str = "driftless_commits_total";
+    /// Bytes of keys and bodies made durable in the sink.
+    pub const BYTES: &str = "driftless_committed_bytes_total";
+    /// Commits that were sent again.
+    pub const RETRIES: &str = "driftless_commit_retries_total";
+    /// Gaps opened.
+    pub const GAPS: &str = "driftless_gaps_total";
+    /// 1 if the sink is a state that the source had and nothing is missing.
+    pub const CONSISTENT: &str = "driftless_consistent";
+    /// Age of the oldest change at the source that the sink does not have.
+    pub const LAG_SECONDS: &str = "driftless_lag_seconds";
+    /// Changes read and not yet durable in the sink.
+    pub const LAG_CHANGES: &str = "driftless_lag_changes";
+    /// 1 for the state that the pipeline is in, 0 for the others; label `state`.
+    pub const STATE: &str = "driftless_state";
+    /// Epoch of the claim.
+    pub const EPOCH: &str = "driftless_epoch";
+    /// Rows read by the copy that is under way.
+    pub const WALK_ROWS: &str = "driftless_copy_rows";
+    /// 1 if `/readyz` says yes.
+    pub const READY: &str = "driftless_ready";
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// Sends log lines to `writer`. `verbose`: 0 facts that an operator wants, 1 details, 2 everything.
+pub fn start_logs<W>(verbose: u8, format: Format, colours: bool, writer: W)
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    let level = match verbose {
+        0 => "info",
+        1 => "debug",
+        _ => "trace",
+    };
+    let filter = EnvFilter::new(format!("warn,driftless={level}"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(colours);
+    // A second set-up in one process (tests) leaves the first in place.
+    match format {
+        Format::Text => drop(builder.with_target(false).try_init()),
+        Format::Json => {
+            drop(builder.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init())
+        }
+    }
+}
+
+/// Starts to count. Must come before anything that is counted: handles that are made earlier count into nothing.
+pub fn start_metrics() -> Result<PrometheusHandle> {
+    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
+    if let Some(handle) = HANDLE.get() {
+        return Ok(handle.clone());
+    }
+    let handle = PrometheusBuilder::new()
+        .install_recorder()
+        .map_err(|error| Error::bug("start metrics: another recorder is installed").because(error))?;
+    describe();
+    Ok(HANDLE.get_or_init(|| handle).clone())
+}
+
+fn describe() {
+    describe_counter!(names::CHANGES, Unit::Count, "Changes made durable in the sink");
+    describe_counter!(names::COMMITS, Unit::Count, "Commits made durable in the sink");
+    describe_counter!(names::BYTES, Unit::Bytes, "Bytes of keys and bodies made durable in the sink");
+    describe_counter!(names::RETRIES, Unit::Count, "Commits that were sent again");
+    describe_counter!(names::GAPS, Unit::Count, "Gaps opened: the source no longer had what follows our position");
+    describe_gauge!(names::CONSISTENT, "1 if the sink is a state that the source had and nothing is missing");
+    describe_gauge!(names::LAG_SECONDS, Unit::Seconds, "Age of the oldest change that the sink does not have");
+    describe_gauge!(names::LAG_CHANGES, Unit::Count, "Changes read and not yet durable in the sink; absent if unknown");
+    describe_gauge!(names::STATE, "1 for the state that the pipeline is in");
+    describe_gauge!(names::EPOCH, "Epoch of the claim; grows when the stream changes hands");
+    describe_gauge!(names::WALK_ROWS, Unit::Count, "Rows read by the copy that is under way, or was last");
+    describe_gauge!(names::READY, "1 if /readyz says yes");
+}

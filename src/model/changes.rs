@@ -7,7 +7,7 @@ use crate::model::{Batch, Checkpoint, Op, PartitionId, Row};
 
 /// Changes picked from batches, in order, each key at most once (unless cleared in between). Bodies are the batches' own
 /// bytes, or replaced by bytes of this struct's own arena where they were translated or filled.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Changes {
     batches: Vec<Arc<Batch>>,
     picks: Vec<Pick>,

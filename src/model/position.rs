@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 ///
 /// The name carries the *lineage* of the sequence (PostgreSQL system identifier and slot, SQLite file identity and log
 /// generation, ...), so that positions of two lineages can never be compared by accident. Names that start with `!`
-/// belong to the engine: `!snapshot/<generation>/<range>`, `!sweep/<generation>/<range>`, `!pin`, `!gap`.
+/// belong to the engine; `engine::plan` lists them.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PartitionId(Arc<str>);
 
@@ -23,6 +23,12 @@ impl PartitionId {
     /// The name.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Whether positions in this partition are never recorded: `!repair`, whose changes are the result of a comparison
+    /// that is simply made again after a restart.
+    pub fn is_unrecorded(&self) -> bool {
+        self.0.starts_with("!repair")
     }
 
     /// Whether the name is one of the engine's own.

@@ -3,6 +3,7 @@
 //! A server that cannot be started fails the test that needs it; nothing is skipped. `make servers` installs them.
 #![allow(clippy::unwrap_used, missing_docs, dead_code)] // Tests stop at the first surprise.
 
+mod config;
 #[macro_use]
 mod conformance;
 mod support;

@@ -111,6 +111,42 @@ fn commands_of_the_documents_are_in_the_makefile() {
     report(findings);
 }
 
+/// Names of configuration keys that the code asks for: the first argument of a reading method, and lists of accepted keys.
+fn configuration_keys() -> BTreeSet<(String, String)> {
+    const READS: &[&str] =
+        &["required", "text", "texts", "truth", "number", "size", "duration", "word", "section", "node", "own", "has"];
+    let mut keys = BTreeSet::new();
+    for file in files(&["src/config"], ".rs") {
+        // What stands in tests is no key of ours.
+        let text = file.text.split("#[cfg(test)]").next().unwrap();
+        for method in READS {
+            for (at, call) in text.match_indices(&format!(".{method}(\"")) {
+                let key = text[at + call.len()..].split('"').next().unwrap();
+                keys.insert((file.path.clone(), key.to_owned()));
+            }
+        }
+        for (at, call) in text.match_indices(".accept(&[") {
+            let list = text[at + call.len()..].split(']').next().unwrap();
+            keys.extend(list.split('"').skip(1).step_by(2).map(|key| (file.path.clone(), key.to_owned())));
+        }
+    }
+    keys
+}
+
+#[test]
+fn each_configuration_key_is_described() {
+    let text = std::fs::read_to_string(root().join("docs/configuration.md")).unwrap();
+    let keys = configuration_keys();
+    assert!(keys.len() > 30, "the keys of src/config are no longer found where this test looks: {keys:?}");
+    let described = |key: &str| text.contains(&format!("`{key}`"));
+    report(
+        keys.iter()
+            .filter(|(path, key)| !described(key) && !(path.ends_with("endpoint.rs") && key == "table"))
+            .map(|(path, key)| format!("{path}: `{key}` is not described in docs/configuration.md"))
+            .collect(),
+    );
+}
+
 #[test]
 fn each_script_is_called_by_somebody() {
     let callers: String =

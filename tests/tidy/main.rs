@@ -51,7 +51,15 @@ pub fn sources() -> Vec<(String, Source)> {
 
 /// The Rust files under these folders, taken apart.
 pub fn rust(places: &[&str]) -> Vec<(String, Source)> {
-    files(places, ".rs").into_iter().map(|file| (file.path, Source::parse(&file.text))).collect()
+    let parse = |file: File| {
+        let mut source = Source::parse(&file.text);
+        // A test module in a file of its own; its `#[cfg(test)]` stands where it is declared.
+        if file.path.ends_with("_tests.rs") || file.path.ends_with("/tests.rs") {
+            source.lines.iter_mut().for_each(|line| line.test = true);
+        }
+        (file.path, source)
+    };
+    files(places, ".rs").into_iter().map(parse).collect()
 }
 
 /// Fails with all findings, if there are any.

@@ -7,6 +7,7 @@
 //!
 //! [`wire`] reads the bytes of the replication stream.
 
+pub mod kvrow;
 pub mod options;
 pub mod rowcodec;
 pub mod shape;

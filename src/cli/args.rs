@@ -1,0 +1,167 @@
+//! What the user typed: clap types only, no decisions.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+/// What `--help` says at its end.
+const EXAMPLES: &str = "\
+Examples:
+  driftless check  -c clone.yaml            what would go wrong, before it does
+  driftless clone  -c clone.yaml            one complete copy, then out
+  driftless run    -c clone.yaml            copy, then follow every change until stopped
+  driftless status -c clone.yaml --watch    how far the replica is
+  driftless verify -c clone.yaml --repair   prove that both sides are equal, and make them so
+
+A configuration of `teleport backend clone` works as it is:
+  src: { type: sqlite, path: /var/lib/teleport/backend }
+  dst: { type: postgresql, conn_string: \"postgresql://teleport@db-2/teleport?sslmode=verify-full\" }
+
+Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 fenced by another process, 4 different.";
+
+/// Keeps a second copy of a Teleport cluster's backend, or of any PostgreSQL tables, and never lets it drift.
+#[derive(Debug, Parser)]
+#[command(name = "driftless", version, after_help = EXAMPLES, max_term_width = 110, propagate_version = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// How to say it.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// Options of every command about what is shown.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Output {
+    /// Write results to stdout as JSON, one object per line; logs stay on stderr
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Say more on stderr; -vv says everything
+    #[arg(short, long, action = ArgAction::Count, global = true)]
+    pub verbose: u8,
+    /// Form of the log lines on stderr, text if not given
+    #[arg(long, value_enum, default_value_t = LogFormat::Text, global = true, value_name = "text|json")]
+    #[arg(hide_possible_values = true, hide_default_value = true)]
+    pub log_format: LogFormat,
+}
+
+/// Form of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// Which configuration, and which part of it.
+#[derive(Clone, Debug, Args)]
+pub struct Target {
+    /// Configuration file; Teleport's clone.yaml works as it is
+    #[arg(short, long, value_name = "FILE", env = "DRIFTLESS_CONFIG")]
+    pub config: PathBuf,
+    /// Only the pipeline of this name; may be given several times
+    #[arg(short, long = "pipeline", value_name = "NAME")]
+    pub pipelines: Vec<String>,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Copy everything once, remove what the source no longer has, then end
+    #[command(after_help = "\
+Resumes where an earlier clone was interrupted. Refuses a destination that holds data of somebody else, unless the \
+configuration says `force: true`. Needs no replication slot, publication or `wal_level = logical` at the source.\n\n\
+With --json the last line is {\"event\":\"done\",\"items\":…,\"bytes\":…,\"seconds\":…,…}.")]
+    Clone(Follow),
+    /// Copy if needed, then follow every change until stopped
+    #[command(after_help = "\
+SIGTERM or Ctrl-C brings what is in flight to the destination and ends with 0; a second one ends at once, and the next \
+start resumes. While another process owns the stream, this one stands by and takes over when the other is gone for ten \
+seconds. /metrics, /livez, /readyz and /status.json are served at `listen` (127.0.0.1:9464).")]
+    Run(Follow),
+    /// Compare both sides, also while they change; exit code 4 if they differ
+    #[command(after_help = "\
+Beside a running `run` the differences are judged against the changes that are still on their way, and --repair asks that \
+process to mend them. Without one, the sides are judged as they are.")]
+    Verify(Verify),
+    /// Show how far each pipeline is
+    Status(Status),
+    /// Find what would go wrong, and the statement that mends it
+    #[command(after_help = "Changes nothing anywhere. Exit code 0 if nothing is wrong, 1 otherwise.")]
+    Check(Check),
+    /// Remove the replication slot and publication of a pipeline from its PostgreSQL source
+    #[command(after_help = "\
+For a pipeline that is given up: the server stops keeping WAL for it. A later `run` of the same pipeline finds a gap and \
+copies again. Refused while the slot is in use.")]
+    DropSlot(Check),
+    /// Show a live replica at work: a writer, a kill -9, a resume and a verify, without any server
+    Demo(Demo),
+}
+
+/// Options of `clone` and `run`.
+#[derive(Clone, Debug, Args)]
+pub struct Follow {
+    /// Which configuration.
+    #[command(flatten)]
+    pub target: Target,
+    /// Take the stream from its present owner at once instead of standing by
+    #[arg(long)]
+    pub takeover: bool,
+}
+
+/// Options of `verify`.
+#[derive(Clone, Debug, Args)]
+pub struct Verify {
+    /// Which configuration.
+    #[command(flatten)]
+    pub target: Target,
+    /// Make the destination equal to the source where they differ
+    #[arg(long)]
+    pub repair: bool,
+    /// Name at most this many differing keys
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub show: usize,
+    /// Take the stream from its present owner for the repair
+    #[arg(long, requires = "repair")]
+    pub takeover: bool,
+}
+
+/// Options of `status`.
+#[derive(Clone, Debug, Args)]
+pub struct Status {
+    /// Which configuration.
+    #[command(flatten)]
+    pub target: Target,
+    /// Show it again every second until stopped
+    #[arg(short, long)]
+    pub watch: bool,
+}
+
+/// Options of `check` and `drop-slot`.
+#[derive(Clone, Debug, Args)]
+pub struct Check {
+    /// Which configuration.
+    #[command(flatten)]
+    pub target: Target,
+}
+
+/// Options of `demo`.
+#[derive(Clone, Debug, Args)]
+pub struct Demo {
+    /// Keep the demo's files here instead of removing them
+    #[arg(long, value_name = "DIR")]
+    pub keep: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_definition_of_the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

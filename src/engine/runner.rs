@@ -1,0 +1,240 @@
+//! The shell around one lane: sends what the lane decides, and tells how far it is.
+//!
+//! A lane runs on a thread of its own ([`run_on_thread`]), so that work on changes and blocking sinks never stand in the
+//! way of the runtime that reads the source. The simulation drives the same [`Runner`] step by step instead.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
+use tokio::sync::Notify;
+
+use crate::engine::clock::Clock;
+use crate::engine::frontier::Done;
+use crate::engine::lane::{Action, Lane};
+use crate::engine::patches::Patches;
+use crate::engine::policy::{self, Reaction};
+use crate::engine::report;
+use crate::engine::route::Work;
+use crate::error::{Error, Result};
+use crate::model::Commit;
+use crate::sink::Writer;
+use crate::source::Fut;
+
+/// What all lanes of a pipeline share with the one that feeds them.
+#[derive(Clone, Debug, Default)]
+pub struct Signals {
+    /// Woken when a lane got further.
+    pub progress: Arc<Notify>,
+    /// Set once the sink is consistent: from then on a patch without its row is corruption.
+    pub consistent: Arc<AtomicBool>,
+    /// Set when the attempt is over: a lane that waits to try again gives up.
+    pub over: Arc<AtomicBool>,
+}
+
+impl Signals {
+    fn is_over(&self) -> bool {
+        // ORDERING: Relaxed, a flag that guards no other memory; being late by one look is harmless.
+        self.over.load(Ordering::Relaxed)
+    }
+
+    /// Ends the attempt for lanes that wait.
+    pub fn end(&self) {
+        // ORDERING: Relaxed, see `is_over`.
+        self.over.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the sink is consistent.
+    pub fn is_consistent(&self) -> bool {
+        // ORDERING: Relaxed, a lane that learns of it late only reads a row of the source that it need not have read.
+        self.consistent.load(Ordering::Relaxed)
+    }
+
+    /// Says whether the sink is consistent.
+    pub fn set_consistent(&self, consistent: bool) {
+        // ORDERING: Relaxed, see `is_consistent`.
+        self.consistent.store(consistent, Ordering::Relaxed);
+    }
+}
+
+/// What a turn came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Something was done; another turn may find more.
+    Worked,
+    /// Nothing to do before this time, unless work arrives.
+    Idle(Duration),
+}
+
+/// A lane with its writer.
+pub struct Runner {
+    number: u16,
+    lane: Lane,
+    writer: Box<dyn Writer>,
+    inbox: Receiver<Work>,
+    answers: VecDeque<Fut<'static, ()>>,
+    in_flight_max: usize,
+    patches: Option<Patches>,
+    done: Done,
+    signals: Signals,
+    clock: Arc<dyn Clock>,
+    published: u64,
+}
+
+impl Runner {
+    /// A runner that takes its work from `inbox`.
+    #[allow(clippy::too_many_arguments)] // The parts that a lane is made of; only the pipeline puts them together.
+    pub fn new(
+        number: u16,
+        lane: Lane,
+        writer: Box<dyn Writer>,
+        inbox: Receiver<Work>,
+        in_flight_max: usize,
+        patches: Option<Patches>,
+        done: Done,
+        signals: Signals,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let answers = VecDeque::new();
+        let published = 0;
+        Self { number, lane, writer, inbox, answers, in_flight_max, patches, done, signals, clock, published }
+    }
+
+    /// Takes over what has arrived; false when nobody will ever send more.
+    pub fn receive(&mut self) -> bool {
+        loop {
+            match self.inbox.try_recv() {
+                Ok(work) => self.lane.push(work),
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => return false,
+            }
+        }
+    }
+
+    /// Does the next thing.
+    pub async fn turn(&mut self) -> Result<Turn> {
+        if self.answers.len() >= self.in_flight_max.max(1) {
+            self.settle_oldest().await?;
+            return Ok(Turn::Worked);
+        }
+        match self.lane.next(self.clock.now(), self.clock.wall())? {
+            Action::Commit(commit) => {
+                let commit = self.resolve(commit).await?;
+                report::lane_commits(self.number, &commit);
+                self.answers.push_back(self.writer.commit(commit));
+                Ok(Turn::Worked)
+            }
+            Action::Stage(changes) => {
+                while !self.answers.is_empty() {
+                    self.settle_oldest().await?;
+                }
+                self.writer.stage(&changes).await?;
+                Ok(Turn::Worked)
+            }
+            Action::Wait(_) if !self.answers.is_empty() => {
+                self.settle_oldest().await?;
+                Ok(Turn::Worked)
+            }
+            Action::Wait(until) => {
+                if let Some(seq) = self.lane.idle_seq() {
+                    self.publish(seq);
+                }
+                Ok(Turn::Idle(until))
+            }
+        }
+    }
+
+    /// Before the sink is consistent, a patch may meet no row; then the row is read from the source.
+    async fn resolve(&mut self, commit: Arc<Commit>) -> Result<Arc<Commit>> {
+        if self.signals.is_consistent() || !Patches::any(&commit.changes) {
+            return Ok(commit);
+        }
+        while !self.answers.is_empty() {
+            self.settle_oldest().await?;
+        }
+        match &self.patches {
+            Some(patches) => {
+                let resolved = patches.resolve(&commit).await?;
+                self.lane.resolved(Arc::clone(&resolved));
+                Ok(resolved)
+            }
+            None => Ok(commit),
+        }
+    }
+
+    /// Waits for the oldest answer. After a failure that can pass, everything in flight is sent again as it was.
+    async fn settle_oldest(&mut self) -> Result<()> {
+        let mut attempt = 0;
+        while let Some(answer) = self.answers.pop_front() {
+            let Err(error) = answer.await else {
+                self.landed();
+                return Ok(());
+            };
+            let Reaction::Retry(pause) = policy::of_commit(error.fault(), attempt) else { return Err(error) };
+            attempt += 1;
+            report::commit_is_tried_again(self.number, &error, attempt, pause);
+            // What was sent after it cannot have landed either; its answers are worth nothing.
+            self.answers.clear();
+            if self.signals.is_over() {
+                return Err(error);
+            }
+            self.clock.sleep(pause).await;
+            if self.signals.is_over() {
+                return Err(error);
+            }
+            let again: Vec<_> = self.lane.in_flight().map(Arc::clone).collect();
+            self.answers.extend(again.into_iter().map(|commit| self.writer.commit(commit)));
+        }
+        Ok(())
+    }
+
+    fn landed(&mut self) {
+        let now = self.clock.now();
+        if let Some(commit) = self.lane.oldest() {
+            report::lane_committed(self.number, commit);
+        }
+        let seq = self.lane.landed(now);
+        self.publish(seq);
+    }
+
+    fn publish(&mut self, seq: u64) {
+        if seq > self.published {
+            self.published = seq;
+            self.done.publish(seq);
+            self.signals.progress.notify_one();
+        }
+    }
+
+    /// Makes everything durable that arrived and is not part of an open source transaction.
+    pub async fn drain(&mut self) -> Result<()> {
+        self.lane.push(Work::Flush);
+        while self.turn().await? == Turn::Worked {}
+        Ok(())
+    }
+
+    /// Whether the attempt is over, so that what is in flight no longer matters.
+    pub fn is_over(&self) -> bool {
+        self.signals.is_over()
+    }
+}
+
+/// Runs a lane on the calling thread until nobody feeds it any more, it fails, or the attempt is over.
+pub fn run_on_thread(mut runner: Runner, runtime: &tokio::runtime::Handle) -> Result<()> {
+    loop {
+        let fed = runner.receive();
+        if runner.is_over() {
+            return Err(Error::stopped());
+        }
+        if !fed {
+            return runtime.block_on(runner.drain());
+        }
+        let Turn::Idle(until) = runtime.block_on(runner.turn())? else { continue };
+        let pause = until.saturating_sub(runner.clock.now()).max(Duration::from_millis(1));
+        match runner.inbox.recv_timeout(pause) {
+            Ok(work) => runner.lane.push(work),
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+        }
+    }
+}
