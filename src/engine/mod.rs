@@ -22,4 +22,5 @@ pub mod route;
 pub mod runner;
 pub mod standby;
 pub mod status;
+pub mod verify;
 pub mod window;

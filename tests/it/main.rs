@@ -4,8 +4,14 @@
 #![allow(clippy::unwrap_used, missing_docs, dead_code)] // Tests stop at the first surprise.
 
 mod config;
+#[cfg(feature = "sqlite")]
+mod sqlite;
 #[macro_use]
 mod conformance;
+#[cfg(feature = "postgresql")]
+mod pgconn;
+#[cfg(feature = "postgresql")]
+mod pgstore;
 mod support;
 
 #[test]

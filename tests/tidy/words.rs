@@ -13,7 +13,6 @@ const WORDS: &[(&str, &str)] = &[
     ("blacklist", "exclude"),
     ("slave", "secondary"),
     ("dedupe", "coalesce"),
-    ("simply", "nothing"),
     ("obviously", "nothing"),
     ("basically", "nothing"),
     ("hack", "the reason"),

@@ -16,8 +16,9 @@ use uuid::Uuid;
 use crate::error::{Error, Result};
 use crate::model::{Item, Micros};
 
+use super::ddl::qualified;
 use super::rowcodec::{self, Columns, Value};
-use super::shape::{Column, Shape};
+use super::shape::{Column, Constraint, Identity, Index, Shape};
 
 /// Namespace of revisions that are no UUIDs.
 const REVISIONS: Uuid = Uuid::from_u128(0x9d1c_1f5e_70c6_4f3b_9a56_5a0e_6d2f_b3c1);
@@ -57,6 +58,9 @@ pub fn shape(schema: &str) -> Shape {
         typmod: -1,
         type_name: type_name.into(),
         not_null,
+        binary: true,
+        sendable: true,
+        output: format!("pg_catalog.{}", type_oid_output(type_oid)),
         base_oid: type_oid,
         ..Column::default()
     };
@@ -74,8 +78,26 @@ pub fn shape(schema: &str) -> Shape {
         columns: (1..).zip(columns).map(column).collect(),
         key: vec![0],
         key_index: "kv_pkey".into(),
-        identity: super::shape::Identity::Full,
+        portable: true,
+        identity: Identity::Full,
+        constraints: vec![Constraint { name: "kv_pkey".into(), kind: 'p', definition: "PRIMARY KEY (key)".into() }],
+        indexes: vec![Index {
+            name: "kv_expires_idx".into(),
+            unique: false,
+            definition: format!(
+                "CREATE INDEX kv_expires_idx ON {} USING btree (expires) WHERE (expires IS NOT NULL)",
+                qualified(schema, "kv")
+            ),
+        }],
         ..Shape::default()
+    }
+}
+
+fn type_oid_output(oid: u32) -> &'static str {
+    match oid {
+        BYTEA => "byteaout",
+        UUID => "uuid_out",
+        _ => "timestamptz_out",
     }
 }
 
@@ -308,7 +330,8 @@ mod tests {
 
     #[test]
     fn the_vectors_of_the_format_come_out_byte_for_byte() {
-        let cases: [(&[u8], &[u8], Option<i128>, &str, &str); 4] = [
+        type Vector<'a> = (&'a [u8], &'a [u8], Option<i128>, &'a str, &'a str);
+        let cases: [Vector<'_>; 4] = [
             (
                 b"/authorities/host/example.com",
                 br#"{"kind":"cert_authority"}"#,

@@ -5,12 +5,18 @@
 //!
 //! [`shape`] says what a table looks like and [`rowcodec`] how its rows lie in bytes, in both layouts.
 //!
+//! [`catalog`] reads what a server says about its tables, [`ddl`] makes the same tables somewhere else.
+//!
 //! [`wire`] reads the bytes of the replication stream.
 
+pub mod catalog;
+pub mod conn;
+pub mod ddl;
 pub mod kvrow;
 pub mod options;
 pub mod rowcodec;
 pub mod shape;
 pub mod wire;
 
+pub use conn::{Endpoint, ReplicationConn, Session};
 pub use options::{AuthMode, Options};

@@ -29,6 +29,8 @@ pub struct Shape {
     pub oid: u32,
     /// Bodies and keys are in binary form; else in text form. One choice for all tables of a source.
     pub binary: bool,
+    /// The binary form of every column means the same at another server: it holds no object ids that users' types got.
+    pub portable: bool,
     /// The raw key is the bytes of its only column, without lengths (the teleport layout).
     pub flat_key: bool,
     /// The replicated columns, in the order of bodies. Generated columns are not among them.
@@ -39,12 +41,16 @@ pub struct Shape {
     pub key_index: String,
     /// Columns that the server computes.
     pub generated: Vec<Generated>,
+    /// Partitions, all levels down (their replica identity was checked); 0 for ordinary tables.
+    pub partitions: usize,
     /// `pg_class.relreplident`: which old columns the stream carries.
     pub identity: Identity,
     /// The index that `REPLICA IDENTITY USING INDEX` names.
     pub identity_index: Option<String>,
     /// `CREATE UNLOGGED TABLE`.
     pub unlogged: bool,
+    /// Storage parameters (`fillfactor='90'`), separated by commas; empty for none.
+    pub options: String,
     /// What follows `PARTITION BY`, for partitioned tables; they are read and written through their root.
     pub partition_key: Option<String>,
     /// Primary key, unique, check and exclusion constraints; no foreign keys.
@@ -81,8 +87,16 @@ pub struct Column {
     pub default: Option<String>,
     /// The collation, qualified and quoted, where it is not that of the type.
     pub collation: Option<String>,
-    /// Values order bytewise, so that the order of an index on the column is the order of bytes.
+    /// `SET STORAGE`, where it is not that of the type.
+    pub storage: Option<String>,
+    /// The collation compares by bytes (`C` in a UTF-8 database), so that an index reads in the order of bytes.
     pub bytewise: bool,
+    /// Values are in binary form in the bodies of this source; else in text form (also types without a binary form).
+    pub binary: bool,
+    /// The type has a binary form.
+    pub sendable: bool,
+    /// The type's output function, qualified and quoted: what makes the text form.
+    pub output: String,
     /// `pg_type.typcategory` of the type or, for a domain, of its base type.
     pub category: char,
     /// For a domain its base type, else the same as `type_oid`.
@@ -149,6 +163,8 @@ pub struct Sequence {
     pub column: String,
     /// Part of an identity column, so made together with it.
     pub identity: bool,
+    /// Dropped with its column; else merely named by the column's default.
+    pub owned: bool,
     /// Data type, as `format_type` prints it.
     pub type_name: String,
     /// `START`.

@@ -70,8 +70,11 @@ impl Pg {
         // The server's user must reach its data through every parent, and a checkout may lie under a private home.
         let root = if is_root() { std::env::temp_dir().join(root.file_name().unwrap()) } else { root };
         drop(std::fs::remove_dir_all(&root));
+        remove_forgotten(root.parent().unwrap());
         std::fs::create_dir_all(&root).unwrap();
         let (data, log, password) = (root.join("data"), root.join("log"), root.join("password"));
+        let log =
+            super::scale::kept_logs().map_or(log, |kept| kept.join(format!("server-{name}-{}", std::process::id())));
         std::fs::write(&password, PASSWORD).unwrap();
         if is_root() {
             for path in [&root, &password] {
@@ -167,6 +170,23 @@ impl Pg {
         match output.status.success() {
             true => Ok(String::from_utf8(output.stdout).unwrap().trim_end().to_owned()),
             false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+        }
+    }
+}
+
+/// Removes the folders of test runs that ended more than an hour ago, whatever ended them. Younger ones may still be read
+/// by whoever looks for the reason of a failure.
+fn remove_forgotten(parent: &Path) {
+    for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let process = name.to_str().and_then(|name| name.strip_prefix("pg-")?.rsplit_once('-')?.1.parse::<u32>().ok());
+        let gone = process.is_some_and(|process| !Path::new("/proc").join(process.to_string()).is_dir());
+        let old = entry
+            .metadata()
+            .and_then(|meta| meta.modified())
+            .is_ok_and(|at| at.elapsed().is_ok_and(|age| age > Duration::from_secs(3600)));
+        if gone && old {
+            drop(std::fs::remove_dir_all(entry.path()));
         }
     }
 }

@@ -1,0 +1,303 @@
+//! Present state of a SQLite backend: table `kv`, read in key order.
+//!
+//! A page is one short read transaction, and the next one begins behind the last key (keyset, never an offset and never
+//! the end of the last key's prefix), so no key is skipped and no writer waits for longer than a page takes. There is no
+//! frozen view: in the rollback modes a long read transaction would stop the writer.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use rusqlite::ToSql;
+use rusqlite::types::{ToSqlOutput, ValueRef};
+
+use super::body::Body;
+use super::fault::fault;
+use super::open::locate;
+use super::options::{Options, Role};
+use super::reader::{Reader, View};
+use crate::error::{Error, Result};
+use crate::model::{Batch, Op, Position, Table};
+use crate::source::Fut;
+use crate::store::{Range, Store};
+
+/// LIMIT: samples per range when a store is cut; enough for ranges within some tens of percent of each other.
+const SAMPLES: i64 = 32;
+
+/// The rows of `kv`.
+pub struct SqliteStore {
+    options: Arc<Options>,
+    role: Role,
+    table: Arc<Table>,
+    reader: Option<Arc<Reader>>,
+}
+
+impl SqliteStore {
+    /// Of the backend in `options.path`. A source must be there and look like a backend; a sink may be missing.
+    pub fn open(options: &Options, role: Role) -> Result<Self> {
+        let reader = locate(options, role)?.map(Arc::new);
+        Ok(Self { options: Arc::new(options.clone()), role, table: Arc::default(), reader })
+    }
+
+    /// The reader, found again if the file was not there when the store was opened.
+    fn reader(&self) -> Result<Option<Arc<Reader>>> {
+        match &self.reader {
+            Some(reader) => Ok(Some(Arc::clone(reader))),
+            None => Ok(locate(&self.options, self.role)?.map(Arc::new)),
+        }
+    }
+
+    /// Runs `f` in a read transaction, away from the async runtime; `None` if there is no table (sinks only).
+    fn read<T: Send + 'static>(
+        &self,
+        attempt: &'static str,
+        mut f: impl FnMut(&View<'_>) -> Result<T> + Send + 'static,
+    ) -> Fut<'_, Option<T>> {
+        Box::pin(async move {
+            let Some(reader) = self.reader()? else { return Ok(None) };
+            let role = self.role;
+            blocking(move || {
+                reader.read(attempt, |view| match (view.has_kv, role) {
+                    (true, _) => f(view).map(Some),
+                    (false, Role::Sink) => Ok(None),
+                    (false, Role::Source) => Err(no_table(&reader)),
+                })
+            })
+            .await
+        })
+    }
+}
+
+/// Runs blocking work on the runtime's own threads for that.
+pub(super) async fn blocking<T: Send + 'static>(f: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(f).await {
+        Ok(result) => result,
+        Err(error) if error.is_cancelled() => Err(Error::stopped()),
+        Err(error) => Err(Error::bug("run a statement on its own thread: it panicked").because(error)),
+    }
+}
+
+pub(super) fn no_table(reader: &Reader) -> Error {
+    Error::config(format!("read {}: it has no table kv, so it is not a Teleport backend", reader.file().display()))
+}
+
+impl Store for SqliteStore {
+    fn tables(&self) -> Fut<'_, Vec<Arc<Table>>> {
+        Box::pin(async {
+            let there = self.read("look for table kv", |_| Ok(())).await?;
+            Ok(there.map(|()| Arc::clone(&self.table)).into_iter().collect())
+        })
+    }
+
+    fn ranges(&self, count: usize) -> Fut<'_, Vec<Range>> {
+        Box::pin(async move {
+            let cuts = self.read("cut table kv into ranges", move |view| cuts(view, count)).await?;
+            let Some(cuts) = cuts else { return Ok(Vec::new()) };
+            let mut bounds = vec![Vec::new()];
+            bounds.extend(cuts);
+            let ends = bounds.iter().skip(1).cloned().chain([Vec::new()]);
+            let name = |from: &[u8], to: &[u8]| format!("{}..{}", hex(from), hex(to));
+            Ok(bounds
+                .iter()
+                .zip(ends)
+                .map(|(from, to)| Range { name: name(from, &to), table: Arc::clone(&self.table) })
+                .collect())
+        })
+    }
+
+    fn range<'a>(&'a self, name: &'a str) -> Fut<'a, Range> {
+        Box::pin(async move {
+            bounds(name)?;
+            Ok(Range { name: name.to_owned(), table: Arc::clone(&self.table) })
+        })
+    }
+
+    fn scan<'a>(&'a self, range: &'a Range, after: &'a Position, batch: Batch, fill_bytes: usize) -> Fut<'a, Batch> {
+        Box::pin(async move {
+            let page = Page::new(range, after)?;
+            let table = Arc::clone(&range.table);
+            // The batch waits outside of the transaction's closure, which may run more than once.
+            let rows = self.read("scan table kv", move |view| page.read(view, fill_bytes)).await?;
+            let mut batch = batch;
+            let index = batch.table(&table);
+            let Some((rows, ended)) = rows else {
+                batch.mark(Position::End);
+                return Ok(batch);
+            };
+            rows.push_to(&mut batch, index);
+            match batch.len().checked_sub(1) {
+                Some(last) if !ended => {
+                    let last = Position::at(batch.row(last).key);
+                    batch.mark(last);
+                }
+                _ => batch.mark(Position::End),
+            }
+            Ok(batch)
+        })
+    }
+
+    fn get<'a>(&'a self, table: &'a Arc<Table>, keys: &'a [&'a [u8]], batch: Batch) -> Fut<'a, Batch> {
+        Box::pin(async move {
+            let keys: Vec<Vec<u8>> = keys.iter().map(|key| key.to_vec()).collect();
+            let rows = self.read("read rows of table kv", move |view| get(view, &keys)).await?;
+            let mut batch = batch;
+            let index = batch.table(table);
+            if let Some(rows) = rows {
+                rows.push_to(&mut batch, index);
+            }
+            Ok(batch)
+        })
+    }
+}
+
+/// Rows on their way from a transaction into a batch, in one buffer.
+#[derive(Default)]
+pub(super) struct Rows {
+    bytes: Vec<u8>,
+    /// Ends of key and body in `bytes`, and the time of the row.
+    ends: Vec<(usize, usize, i64)>,
+}
+
+impl Rows {
+    /// Adds a row of `select key, modified, expires, value, revision`.
+    pub(super) fn add(&mut self, attempt: &str, row: &rusqlite::Row<'_>) -> Result<()> {
+        let cell = |index| row.get_ref(index).map_err(|error| fault(attempt, error));
+        let ValueRef::Text(key) = cell(0)? else {
+            return Err(Error::corrupt(format!("{attempt}: a key of table kv is not text")));
+        };
+        self.bytes.extend_from_slice(key);
+        let key_end = self.bytes.len();
+        let body = Body { modified: cell(1)?, expires: cell(2)?, value: cell(3)?, revision: cell(4)? };
+        body.encode(&mut self.bytes)?;
+        self.ends.push((key_end, self.bytes.len(), body.modified_at()));
+        Ok(())
+    }
+
+    fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn push_to(&self, batch: &mut Batch, table: u16) {
+        let mut start = 0;
+        for &(key_end, end, at) in &self.ends {
+            let (key, body) = (&self.bytes[start..key_end], &self.bytes[key_end..end]);
+            batch.push(Op::Put, false, table, key, body, at);
+            start = end;
+        }
+    }
+}
+
+/// A key as TEXT, whatever its bytes.
+pub(super) struct Key<'a>(pub &'a [u8]);
+
+impl ToSql for Key<'_> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Borrowed(ValueRef::Text(self.0)))
+    }
+}
+
+struct Page {
+    after: Option<Vec<u8>>,
+    from: Vec<u8>,
+    to: Vec<u8>,
+}
+
+impl Page {
+    fn new(range: &Range, after: &Position) -> Result<Self> {
+        let (from, to) = bounds(&range.name)?;
+        let after = match after {
+            Position::Start => None,
+            Position::At { at, .. } => Some(at.to_vec()),
+            Position::End => return Err(Error::bug("scan table kv: nothing follows the end of a range")),
+        };
+        Ok(Self { after, from, to })
+    }
+
+    /// Reads up to about `fill_bytes`; true if the range ends there.
+    fn read(&self, view: &View<'_>, fill_bytes: usize) -> Result<(Rows, bool)> {
+        const ATTEMPT: &str = "scan table kv";
+        let (low, bound) = match &self.after {
+            Some(after) => ("key > ?1", after),
+            None => ("key >= ?1", &self.from),
+        };
+        let high = if self.to.is_empty() { "?2 = ''" } else { "key < ?2" };
+        let sql = format!(
+            "select key, modified, expires, value, {} from kv where {low} and {high} order by key",
+            view.revision
+        );
+        let failed = |error| fault(ATTEMPT, error);
+        let mut statement = view.connection.prepare_cached(&sql).map_err(failed)?;
+        let mut found = statement.query((Key(bound), Key(&self.to))).map_err(failed)?;
+        let mut rows = Rows::default();
+        while let Some(row) = found.next().map_err(failed)? {
+            rows.add(ATTEMPT, row)?;
+            if rows.len() >= fill_bytes {
+                return Ok((rows, false));
+            }
+        }
+        Ok((rows, true))
+    }
+}
+
+fn get(view: &View<'_>, keys: &[Vec<u8>]) -> Result<Rows> {
+    const ATTEMPT: &str = "read rows of table kv";
+    let failed = |error| fault(ATTEMPT, error);
+    let sql = format!("select key, modified, expires, value, {} from kv where key = ?1", view.revision);
+    let mut statement = view.connection.prepare_cached(&sql).map_err(failed)?;
+    let mut rows = Rows::default();
+    for key in keys {
+        let mut found = statement.query([Key(key)]).map_err(failed)?;
+        if let Some(row) = found.next().map_err(failed)? {
+            rows.add(ATTEMPT, row)?;
+        }
+    }
+    Ok(rows)
+}
+
+/// Keys that cut the table into `count` parts of about the same number of rows. Rows are sampled by rowid, so that a
+/// large table is not walked while its writer waits.
+fn cuts(view: &View<'_>, count: usize) -> Result<Vec<Vec<u8>>> {
+    let failed = |error| fault("cut table kv into ranges", error);
+    let parts = i64::try_from(count.max(1)).unwrap_or(i64::MAX).min(1024); // LIMIT: more ranges than that help nobody.
+    let mut ends = view.connection.prepare_cached("select min(rowid), max(rowid) from kv").map_err(failed)?;
+    let (low, high): (Option<i64>, Option<i64>) =
+        ends.query_row([], |row| Ok((row.get(0)?, row.get(1)?))).map_err(failed)?;
+    let (Some(low), Some(high)) = (low, high) else { return Ok(Vec::new()) };
+    let wanted = parts * SAMPLES;
+    let step = (i128::from(high) - i128::from(low)) / i128::from(wanted) + 1;
+    let mut next = view
+        .connection
+        .prepare_cached("select key from kv where rowid >= ?1 order by rowid limit 1")
+        .map_err(failed)?;
+    let mut samples: Vec<Vec<u8>> = Vec::new();
+    for i in 0..wanted {
+        let Ok(rowid) = i64::try_from(i128::from(low) + step * i128::from(i)) else { break };
+        let mut found = next.query([rowid]).map_err(failed)?;
+        let Some(row) = found.next().map_err(failed)? else { break };
+        if let ValueRef::Text(key) = row.get_ref(0).map_err(failed)? {
+            samples.push(key.to_vec());
+        }
+    }
+    samples.sort_unstable();
+    samples.dedup();
+    let parts = usize::try_from(parts).unwrap_or(1).min(samples.len());
+    Ok((1..parts).filter_map(|part| samples.get(part * samples.len() / parts).cloned()).collect())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("writing to a string does not fail");
+        text
+    })
+}
+
+fn bounds(name: &str) -> Result<(Vec<u8>, Vec<u8>)> {
+    let parsed = name.split_once("..").and_then(|(from, to)| Some((unhex(from)?, unhex(to)?)));
+    parsed.ok_or_else(|| Error::corrupt(format!("read the range {name:?}: it is not a range of a SQLite table")))
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    if !text.len().is_multiple_of(2) || !text.is_ascii() {
+        return None;
+    }
+    (0..text.len()).step_by(2).map(|i| u8::from_str_radix(text.get(i..i + 2)?, 16).ok()).collect()
+}
