@@ -152,7 +152,7 @@ impl Runner {
             return Ok(commit);
         }
         while !self.answers.is_empty() {
-            self.settle_oldest().await?;
+            self.settle(1).await?;
         }
         match &self.patches {
             Some(patches) => {
@@ -164,8 +164,14 @@ impl Runner {
         }
     }
 
-    /// Waits for the oldest answer. After a failure that can pass, everything in flight is sent again as it was.
+    /// Waits for the oldest answer.
     async fn settle_oldest(&mut self) -> Result<()> {
+        self.settle(0).await
+    }
+
+    /// Waits for the oldest answer. After a failure that can pass, everything in flight is sent again as it was, but for
+    /// the newest `unsent` commits, which were built and never sent.
+    async fn settle(&mut self, unsent: usize) -> Result<()> {
         let mut attempt = 0;
         while let Some(answer) = self.answers.pop_front() {
             let Err(error) = answer.await else {
@@ -175,7 +181,7 @@ impl Runner {
             let Reaction::Retry(pause) = policy::of_commit(error.fault(), attempt) else { return Err(error) };
             attempt += 1;
             report::commit_is_tried_again(self.number, &error, attempt, pause);
-            // What was sent after it cannot have landed either; its answers are worth nothing.
+            // What was sent after it goes again too; one that has landed meanwhile answers as if it landed now.
             self.answers.clear();
             if self.signals.is_over() {
                 return Err(error);
@@ -184,7 +190,8 @@ impl Runner {
             if self.signals.is_over() {
                 return Err(error);
             }
-            let again: Vec<_> = self.lane.in_flight().map(Arc::clone).collect();
+            let sent = self.lane.in_flight().len() - unsent;
+            let again: Vec<_> = self.lane.in_flight().take(sent).map(Arc::clone).collect();
             self.answers.extend(again.into_iter().map(|commit| self.writer.commit(commit)));
         }
         Ok(())

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use driftless::engine::clock::Clock;
 use driftless::engine::pipeline::Host;
-use driftless::engine::runner::Runner;
+use driftless::engine::runner::{Runner, Turn};
 use driftless::error::{Error, Result};
 use driftless::model::Micros;
 use driftless::source::Fut;
@@ -25,7 +25,7 @@ use crate::rng::Rng;
 /// Names a process.
 pub type Pid = u32;
 
-type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+type Task = Pin<Box<dyn Future<Output = ()>>>;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -125,7 +125,14 @@ struct Slot {
     woken: Arc<Woken>,
 }
 
-type Spawned = Arc<Mutex<Vec<(Pid, bool, Task)>>>;
+impl Slot {
+    fn new(pid: Pid, is_lane: bool, task: Task) -> Self {
+        Self { pid, is_lane, task, woken: Arc::new(Woken(AtomicBool::new(true))) }
+    }
+}
+
+/// Lanes that were started and are not yet among the tasks.
+type Spawned = Arc<Mutex<Vec<(Pid, Pin<Box<dyn Future<Output = ()> + Send>>)>>>;
 
 /// The machine.
 pub struct Machine {
@@ -144,8 +151,8 @@ impl Machine {
     }
 
     /// Starts a task of a process.
-    pub fn spawn(&mut self, pid: Pid, task: impl Future<Output = ()> + Send + 'static) {
-        lock(&self.spawned).push((pid, false, Box::pin(task)));
+    pub fn spawn(&mut self, pid: Pid, task: impl Future<Output = ()> + 'static) {
+        self.slots.push(Slot::new(pid, false, Box::pin(task)));
     }
 
     /// Where a process lets its lanes run.
@@ -177,9 +184,8 @@ impl Machine {
     }
 
     fn adopt(&mut self) {
-        for (pid, is_lane, task) in lock(&self.spawned).drain(..) {
-            self.slots.push(Slot { pid, is_lane, task, woken: Arc::new(Woken(AtomicBool::new(true))) });
-        }
+        let spawned = lock(&self.spawned).drain(..).map(|(pid, lane)| Slot::new(pid, true, lane)).collect::<Vec<_>>();
+        self.slots.extend(spawned);
     }
 
     /// Polls one task; false if nobody was woken.
@@ -230,15 +236,25 @@ impl Host for LaneHost {
         let (sender, ended) = tokio::sync::oneshot::channel();
         let clock = self.clock.clone();
         let lane = async move { drop(sender.send(run_lane(runner, clock).await)) };
-        lock(&self.spawned).push((self.pid, true, Box::pin(lane)));
+        lock(&self.spawned).push((self.pid, Box::pin(lane)));
         Box::pin(async move { ended.await.unwrap_or_else(|_| Err(Error::stopped())) })
     }
 }
 
 /// What a lane's thread does, with a poll in the place of each wait.
 async fn run_lane(mut runner: Runner, clock: VirtualClock) -> Result<()> {
-    while let Some(until) = runner.round().await? {
-        let mut alarm = clock.sleep(until.saturating_sub(clock.now()));
+    loop {
+        let fed = runner.receive();
+        if runner.is_over() {
+            return Err(Error::stopped());
+        }
+        if !fed {
+            return runner.drain().await;
+        }
+        let mut alarm = match runner.turn().await? {
+            Turn::Worked => clock.sleep(Duration::ZERO),
+            Turn::Idle(until) => clock.sleep(until.saturating_sub(clock.now()).max(Duration::from_millis(1))),
+        };
         let mut looked = false;
         // Woken by the alarm, or because work may have come; in any case others may run first.
         std::future::poll_fn(|cx| {
@@ -252,5 +268,4 @@ async fn run_lane(mut runner: Runner, clock: VirtualClock) -> Result<()> {
         })
         .await;
     }
-    Ok(())
 }

@@ -91,6 +91,15 @@ impl Oracle {
         }
     }
 
+    /// Somebody else has changed a row of the sink.
+    pub fn meddle(&mut self, row: Row, body: Option<Vec<u8>>) {
+        match body {
+            Some(body) => drop(self.mirror.insert(row.clone(), body)),
+            None => drop(self.mirror.remove(&row)),
+        }
+        self.meddled.insert(row);
+    }
+
     /// Whether every lane is consistent by the oracle's own account.
     pub fn is_consistent(&self) -> bool {
         self.lanes.iter().all(|lane| lane.consistent)
@@ -210,6 +219,16 @@ impl Oracle {
                 if lane.consistent && state != shown(due) {
                     return Err(format!(
                         "P2/P4: {} is {} at {}, the source had {} there",
+                        name(),
+                        describe(state),
+                        lane.passed,
+                        describe(shown(due))
+                    ));
+                }
+                // The copy is whole, but what is newer than the checkpoint may have been copied already.
+                if lane.settling.is_some() && !(due..versions.len() as isize).any(|index| shown(index) == state) {
+                    return Err(format!(
+                        "P2: {} is {} at {}, older than {}",
                         name(),
                         describe(state),
                         lane.passed,

@@ -104,7 +104,7 @@ pub(super) struct State {
     pub(super) told: u64,
     /// Raised when connections break.
     pub(super) connection: u64,
-    /// Tails fill a batch no further than this, however large the pool's batches are.
+    /// A batch is filled no further than this, however large the pool's batches are.
     pub(super) batch_bytes: usize,
     /// The pool that the newest tail takes its batches from.
     pub(super) pool: Option<Pool>,
@@ -197,7 +197,7 @@ impl World {
         self
     }
 
-    /// Tails cut batches at so many bytes, so that transactions lie over several of them.
+    /// Tails and scans cut batches at so many bytes, so that transactions and tables lie over several of them.
     #[must_use]
     pub fn with_batch_bytes(self, bytes: usize) -> Self {
         self.lock().batch_bytes = bytes;
