@@ -170,7 +170,12 @@ impl<'a> Attempt<'a> {
         let checkpoints: Vec<_> = claimed.iter().map(|(record, _)| record.checkpoint.clone()).collect();
         let epoch = claimed.iter().map(|(record, _)| record.epoch).max().unwrap_or(0);
         report::claimed(settings.stream.as_str(), epoch);
-        pipeline.status.update(|status| status.epoch = epoch);
+        let before = record.iter().flat_map(|record| &record.lanes).map(|lane| lane.epoch).max();
+        pipeline.status.update(|status| {
+            // Whoever had the stream in between may have left it in the middle of healing.
+            status.consistent &= before == Some(status.epoch);
+            status.epoch = epoch;
+        });
         let running = FuturesUnordered::new();
         let (mut inboxes, mut done) = (Vec::new(), Vec::new());
         for (number, (record, writer)) in claimed.into_iter().enumerate() {
@@ -324,6 +329,7 @@ impl<'a> Attempt<'a> {
     pub(crate) fn state(&self, state: State, reason: &str) {
         self.pipeline.status.update(|status| {
             status.state = state;
+            status.consistent &= !matches!(state, State::Snapshot | State::Gap);
             reason.clone_into(&mut status.reason);
         });
     }

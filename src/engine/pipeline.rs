@@ -136,7 +136,12 @@ impl Pipeline {
             };
             let Err(error) = result else { return Ok(()) };
             if self.is_stopping() && error.fault() != Fault::Bug {
-                return Err(if error.fault() == Fault::Transient { Error::stopped() } else { error });
+                // What would only have been tried again is none of the one who stops.
+                let passes = matches!(
+                    error.fault(),
+                    Fault::Transient | Fault::Throttled(_) | Fault::StageLost | Fault::PositionLost
+                );
+                return Err(if passes { Error::stopped() } else { error });
             }
             failures = if made_progress { 0 } else { failures + 1 };
             match policy::of_attempt(error.fault(), failures) {

@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use driftless::engine::plan::{self, Plan};
 use driftless::engine::route::Router;
-use driftless::kinds::memory::{Landed, MemorySink, SinkRows, Version, World};
-use driftless::model::{Checkpoint, StreamId};
+use driftless::kinds::memory::{Body, Landed, MemorySink, SinkRows, Version, World};
+use driftless::model::{Checkpoint, Position, StreamId};
 use driftless::sink::Sink;
 
 type Row = (String, Vec<u8>);
@@ -47,6 +47,9 @@ pub struct Oracle {
     pub meddled: BTreeSet<Row>,
     /// The furthest that all lanes had passed together.
     durable: Checkpoint,
+    /// A source that was set back: until a generation after this one is whole, nothing can be said.
+    stale: Option<u64>,
+    pub trace: bool,
     /// Number of states that were held against the source.
     pub looks: u64,
     /// Number of those at which a lane was consistent.
@@ -67,27 +70,33 @@ impl Oracle {
             seen: BTreeMap::new(),
             meddled: BTreeSet::new(),
             durable: Checkpoint::default(),
+            stale: None,
+            trace: false,
             looks: 0,
             consistent_looks: 0,
         }
     }
 
-    /// The sink or the source was set back: what was seen before says nothing about what comes.
+    /// The source was set back.
+    pub fn forget_source(&mut self) {
+        self.forget();
+        self.durable = self.sink.record(&self.stream).map(|record| record.frontier()).unwrap_or_default();
+        self.stale = Some(self.generation());
+    }
+
+    /// The sink or the source was set back: what was seen before says nothing about what comes. What was durable once may
+    /// have been released.
     pub fn forget(&mut self) {
         drop(self.sink.landed());
         self.mirror = self.sink.rows();
         self.seen.clear();
         self.meddled.clear();
-        self.durable = Checkpoint::default();
         let record = self.sink.record(&self.stream);
         for (number, lane) in self.lanes.iter_mut().enumerate() {
             let stands = record.as_ref().and_then(|record| record.lanes.get(number)).cloned().unwrap_or_default();
             *lane = Lane { epoch: stands.epoch, number: stands.number, checkpoint: stands.checkpoint, ..Lane::default() };
             lane.passed = lane.checkpoint.clone();
             lane.generation = plan::newest(std::slice::from_ref(&lane.checkpoint), "!snapshot/");
-        }
-        if let Some(record) = record {
-            self.durable = record.frontier();
         }
     }
 
@@ -126,6 +135,9 @@ impl Oracle {
     fn landed(&mut self, landed: &Landed) -> Result<(), String> {
         let number = usize::from(landed.lane);
         self.looks += 1;
+        if self.trace {
+            tell(landed);
+        }
         let lane = &mut self.lanes[number];
         if landed.epoch < lane.epoch {
             return Err(format!("P5: lane {number} took a commit of epoch {} after {}", landed.epoch, lane.epoch));
@@ -158,13 +170,21 @@ impl Oracle {
         }
         if generation > lane.generation {
             lane.generation = generation;
-            lane.passed = Checkpoint::default();
+            // What the source no longer lists lies before the pin.
+            let listed = self.world.newest();
+            lane.passed = self.world.history(|history| {
+                let all = history.values().flatten().map(|version| &version.partition);
+                let gone = all.filter(|partition| !listed.names(partition) && !landed.checkpoint.names(partition));
+                gone.map(|partition| (partition.clone(), Position::End)).collect()
+            });
             lane.settling = None;
             lane.consistent = false;
         }
         for (partition, position) in landed.checkpoint.iter() {
-            if lane.passed.get(partition) > position {
-                let before = lane.passed.get(partition);
+            // The engine drops the names of a walk's ranges when it has ended, and may walk again.
+            let before = if partition.is_engine() { &lane.checkpoint } else { &lane.passed };
+            let before = before.get(partition);
+            if before > position {
                 return Err(format!("P2: lane {number} went back from {before} to {position} in {partition}"));
             }
             if self.sink.limits().stage && !partition.is_engine() && position.ordinal() > 0 {
@@ -183,8 +203,9 @@ impl Oracle {
         let checkpoints: Vec<_> = self.lanes.iter().map(|lane| lane.checkpoint.clone()).collect();
         let whole = plan::plan(&checkpoints, &self.extent, false, false) == Plan::Follow;
         let head = self.world.newest();
+        let stale = self.stale.is_some_and(|stale| self.generation() <= stale);
         for lane in &mut self.lanes {
-            if !whole {
+            if !whole || stale {
                 (lane.settling, lane.consistent) = (None, false);
                 continue;
             }
@@ -226,7 +247,8 @@ impl Oracle {
                     ));
                 }
                 // The copy is whole, but what is newer than the checkpoint may have been copied already.
-                if lane.settling.is_some() && !(due..versions.len() as isize).any(|index| shown(index) == state) {
+                let is_newer = |index| moment(shown(index)) == moment(state);
+                if lane.settling.is_some() && !(due..versions.len() as isize).any(is_newer) {
                     return Err(format!(
                         "P2: {} is {} at {}, older than {}",
                         name(),
@@ -239,7 +261,9 @@ impl Oracle {
                     seen.entry(row.clone()).or_insert(due);
                 }
                 let Some(before) = seen.get_mut(&row) else { continue };
-                let Some(index) = (*before..versions.len() as isize).find(|index| shown(*index) == state) else {
+                // While a gap heals, a partial update may meet a row that missed what came before it: then the row is of
+                // the right moment and not whole, until the walk comes by.
+                let Some(index) = (*before..versions.len() as isize).find(|i| moment(shown(*i)) == moment(state)) else {
                     return Err(format!("P3: {} went back to {}", name(), describe(state)));
                 };
                 *before = index;
@@ -284,13 +308,34 @@ fn due(versions: &[Version], passed: &Checkpoint) -> isize {
     versions.iter().rposition(covered).map_or(-1, |index| index as isize)
 }
 
+/// The version of a body.
+fn moment(body: Option<&[u8]>) -> Option<u64> {
+    body.map(|body| Body::read(body).map_or(u64::MAX, |body| body.version))
+}
+
 fn describe(body: Option<&[u8]>) -> String {
     body.map_or_else(
         || "absent".to_owned(),
-        |body| match driftless::kinds::memory::Body::read(body) {
+        |body| match Body::read(body) {
             Ok(body) => format!("v{}", body.version),
             Err(_) => "strange".to_owned(),
         },
     )
 }
 
+
+fn tell(landed: &Landed) {
+    let rows = landed.rows.iter().map(|((table, key), body)| {
+        format!("{table}{} {}", String::from_utf8_lossy(key), describe(body.as_deref()))
+    });
+    eprintln!(
+        "  landed lane {} epoch {} number {}{}: cleared {:?}, {}; at {}",
+        landed.lane,
+        landed.epoch,
+        landed.number,
+        if landed.late { " late" } else { "" },
+        landed.cleared,
+        rows.collect::<Vec<_>>().join(", "),
+        landed.checkpoint
+    );
+}

@@ -215,6 +215,7 @@ impl Run {
             trace,
             report: Report::default(),
         };
+        run.oracle.trace = trace;
         run.say(|run| format!("{:?}", run.shape));
         for _ in 0..run.shape.preload {
             run.writer.write(&run.world);
@@ -530,7 +531,7 @@ impl Run {
                 self.world.restore(&backup, true);
                 self.gap_is_due = true;
                 self.processes.iter_mut().for_each(|process| process.fresh = false);
-                self.oracle.forget();
+                self.oracle.forget_source();
             }
             _ => self.world_backup = Some(self.world.backup()),
         }
@@ -608,7 +609,11 @@ impl Run {
             return false;
         }
         let [process] = &self.processes[..] else { return false };
-        if !process.status.update(|status| status.consistent && status.state == State::Following) {
+        let epoch = self.sink.record(&self.stream).and_then(|record| record.lanes.iter().map(|lane| lane.epoch).max());
+        let follows = |status: &mut driftless::engine::status::Status| {
+            status.consistent && status.state == State::Following && Some(status.epoch) == epoch
+        };
+        if !process.status.update(follows) {
             return false;
         }
         if !self.oracle.meddled.is_empty() {

@@ -57,6 +57,12 @@ impl MemoryTail {
             return Err(Error::transient("follow a memory source: the connection was lost"));
         }
         let shards = &state.data.shards;
+        let gone = |(partition, given): &(&PartitionId, &Given)| {
+            !given.ended && !shards.iter().any(|shard| shard.id == **partition)
+        };
+        if let Some((partition, _)) = self.given.iter().find(gone) {
+            return Err(lost(&format!("{partition} is no longer there")));
+        }
         // A transaction that was begun is ended first.
         let open = shards.iter().position(|shard| self.given(&shard.id).changes > 0);
         let first = open.unwrap_or(self.turn);

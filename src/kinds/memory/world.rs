@@ -287,10 +287,11 @@ impl World {
         state.doors.changed();
     }
 
-    /// Takes closed shards from the listing whose log has been forgotten.
+    /// Takes closed shards from the listing whose end was released.
     pub fn prune(&self) {
-        let mut state = self.lock();
-        state.data.shards.retain(|shard| !(shard.closed && shard.log.is_empty()));
+        let data = &mut self.lock().data;
+        let released = data.slot.clone().unwrap_or_default();
+        data.shards.retain(|shard| *released.get(&shard.id) != Position::End);
     }
 
     /// Breaks all connections: tails must be opened again.
