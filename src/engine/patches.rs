@@ -2,8 +2,9 @@
 //!
 //! A row can move its key across the place that the scan has reached while one of its large values is not in the log: then
 //! neither place was copied, and the patch cannot be filled from the sink. Before the sink is consistent such a row is read
-//! from the source, and dropped if the source has none: whatever happened to it later follows in the tail. Once consistent,
-//! a patch without its row is corruption, and the sink says so.
+//! from the source, and dropped if the source has none: whatever happened to it later follows in the tail. A patch that
+//! moves nothing and meets no row is dropped: the row was gone when the scan came by, or the walk has not come by yet.
+//! Once consistent, a patch without its row is corruption, and the sink says so.
 
 use std::collections::HashSet;
 use std::hash::BuildHasher;
@@ -72,8 +73,8 @@ impl Patches {
         changes.iter().any(|row| row.op == Op::Patch)
     }
 
-    /// The same changes, with each patch whose older image is neither in the sink nor staged replaced by the source's row,
-    /// or dropped. Everything before them must have landed or be staged.
+    /// The same changes without patches whose older image is neither in the sink nor staged; those that moved a row are
+    /// replaced by the source's row, if it has one. Everything before them must have landed or be staged.
     pub async fn resolve(&self, changes: &Changes, staged: &Staged) -> Result<Changes> {
         let mut orphans = Vec::new();
         for index in 0..changes.len() {
@@ -90,6 +91,10 @@ impl Patches {
         let mut gone = HashSet::new();
         for index in orphans {
             let row = changes.row(index);
+            if row.from.is_none_or(|from| from == row.key) {
+                gone.insert(index);
+                continue;
+            }
             let image = self.source.get(row.table, &[row.key], Batch::unpooled()).await?;
             match image.rows().next() {
                 Some(image) => resolved.rewrite(index, Op::Put, image.body),

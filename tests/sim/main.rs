@@ -44,9 +44,10 @@ fn seeds() -> Vec<u64> {
     if let Some(count) = number("DRIFTLESS_SEEDS") {
         return (1..=count).collect();
     }
-    let base = commit().trim().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let base = commit()
+        .trim()
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     (1..=FIXED).chain((0..OF_THE_COMMIT).map(|n| base.wrapping_add(n))).collect()
 }
 

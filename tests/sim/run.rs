@@ -216,6 +216,7 @@ impl Run {
             report: Report::default(),
         };
         run.oracle.trace = trace;
+        run.oracle.moves = run.writer.is_partial();
         run.say(|run| format!("{:?}", run.shape));
         for _ in 0..run.shape.preload {
             run.writer.write(&run.world);
@@ -605,7 +606,8 @@ impl Run {
     }
 
     fn is_quiet(&mut self) -> bool {
-        if self.sink.late() > 0 || !self.oracle.is_consistent() || !self.oracle.frontier().covers(&self.world.newest()) {
+        if self.sink.late() > 0 || !self.oracle.is_consistent() || !self.oracle.frontier().covers(&self.world.newest())
+        {
             return false;
         }
         let [process] = &self.processes[..] else { return false };
