@@ -20,7 +20,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use rusqlite::{Connection, OpenFlags};
 
@@ -30,9 +30,6 @@ use crate::error::{Error, Fault, Result};
 
 /// LIMIT: a scan and a handful of gets at the same time; more connections than this are closed after use.
 const KEPT: usize = 4;
-
-/// LIMIT: an optimistic read of a cleanly closed WAL database fails only while somebody opens it.
-const OPTIMISTIC_TRIES: usize = 5;
 
 /// Reads one database file.
 pub struct Reader {
@@ -52,6 +49,9 @@ pub struct View<'a> {
     pub connection: &'a Connection,
     /// The signature taken just before the transaction began.
     pub before: &'a Signature,
+    /// The signature within the transaction. In the rollback modes no writer can be within its commit then, so what it says
+    /// is committed; equal to `before`, nothing was committed while the transaction began.
+    pub inside: Signature,
     /// Whether table `kv` is there.
     pub has_kv: bool,
     /// Whether table `events` is there.
@@ -84,26 +84,38 @@ impl Reader {
 
     /// Runs `f` in one read transaction. Blocks; `f` must be quick, because a writer may be waiting.
     pub fn read<T>(&self, attempt: &str, mut f: impl FnMut(&View<'_>) -> Result<T>) -> Result<T> {
-        for _ in 0..OPTIMISTIC_TRIES {
+        let begun = Instant::now();
+        loop {
             let before = self.look()?;
-            let way = self.way(&before)?;
-            let mark = self.mark(&before);
-            let connection = self.connection(&before, &way, attempt)?;
-            let result = transact(&connection, &before, attempt, &mut f);
-            match way {
-                // What was read without locks counts only if nobody was there.
-                Way::Immutable if self.mark(&self.look()?) != mark => {}
-                Way::Immutable => return result,
-                Way::Shared => {
-                    let healthy = result.as_ref().err().is_none_or(|error| error.fault() != Fault::Transient);
-                    if !before.is_wal() && healthy {
-                        self.put_back(before.file, connection);
-                    }
-                    return result;
+            let result = self.read_once(&before, attempt, &mut f);
+            // The files beside a WAL database come and go with its writers, and not all at once.
+            let passing = before.is_wal() && result.as_ref().is_err_and(|error| error.fault() == Fault::Transient);
+            if !passing || begun.elapsed() >= self.busy {
+                return result;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn read_once<T>(&self, before: &Signature, attempt: &str, f: &mut impl FnMut(&View<'_>) -> Result<T>) -> Result<T> {
+        let way = self.way(before)?;
+        let mark = self.mark(before);
+        let connection = self.connection(before, &way, attempt)?;
+        let result = self.transact(&connection, before, attempt, f);
+        match way {
+            // What was read without locks counts only if nobody was there.
+            Way::Immutable if self.mark(&self.look()?) != mark => {
+                return Err(Error::transient(format!("{attempt}: the file is being opened by its writer")));
+            }
+            Way::Immutable => {}
+            Way::Shared => {
+                let healthy = result.as_ref().err().is_none_or(|error| error.fault() != Fault::Transient);
+                if !before.is_wal() && healthy {
+                    self.put_back(before.file, connection);
                 }
             }
         }
-        Err(Error::transient(format!("{attempt}: the file is being opened by its writer")))
+        result
     }
 
     fn connection(&self, before: &Signature, way: &Way, attempt: &str) -> Result<Connection> {
@@ -152,13 +164,30 @@ impl Reader {
         let index = fs::metadata(beside(&self.file, "-shm")).is_ok();
         match (log, index) {
             (Some(_), true) => Ok(Way::Shared),
-            (None, _) | (Some(0), false) => Ok(Way::Immutable),
+            (None, _) | (Some(0), false) if before.is_settled() => Ok(Way::Immutable),
+            (None, _) | (Some(0), false) => {
+                Err(Error::transient(format!("read {}: its writer closed it a moment ago", self.file.display())))
+            }
             (Some(_), false) => Err(Error::transient(format!(
                 "read {}: its write-ahead log has content but the index beside it (-shm) is missing, and only a writer can make \
                  it; start Teleport, or run `sqlite3 sqlite.db 'select 1 from kv'` once",
                 self.file.display()
             ))),
         }
+    }
+
+    fn transact<T>(
+        &self,
+        connection: &Connection,
+        before: &Signature,
+        attempt: &str,
+        f: &mut impl FnMut(&View<'_>) -> Result<T>,
+    ) -> Result<T> {
+        // The transaction only reads: dropping it rolls back and takes every lock with it.
+        let transaction = connection.unchecked_transaction().map_err(|error| fault(attempt, error))?;
+        let (has_kv, has_events, revision) = tables(&transaction).map_err(|error| fault(attempt, error))?;
+        let inside = self.look()?;
+        f(&View { connection: &transaction, before, inside, has_kv, has_events, revision })
     }
 
     /// What must not move during a read without locks.
@@ -178,19 +207,8 @@ struct Mark {
     logged: bool,
 }
 
-fn transact<T>(
-    connection: &Connection,
-    before: &Signature,
-    attempt: &str,
-    f: &mut impl FnMut(&View<'_>) -> Result<T>,
-) -> Result<T> {
-    let transaction = connection.unchecked_transaction().map_err(|error| fault(attempt, error))?;
-    let view = view(&transaction, before).map_err(|error| fault(attempt, error))?;
-    // The transaction only read: dropping it rolls back and takes every lock with it.
-    f(&view)
-}
-
-fn view<'a>(connection: &'a Connection, before: &'a Signature) -> rusqlite::Result<View<'a>> {
+/// Looks which tables there are, and so begins the transaction.
+fn tables(connection: &Connection) -> rusqlite::Result<(bool, bool, &'static str)> {
     let mut columns = connection.prepare_cached(
         "select m.name = 'kv', coalesce(max(c.name = 'revision'), 0) from sqlite_schema m, pragma_table_info(m.name) c \
          where m.type = 'table' and m.name in ('kv', 'events') group by m.name",
@@ -205,7 +223,7 @@ fn view<'a>(connection: &'a Connection, before: &'a Signature) -> rusqlite::Resu
             has_events = true;
         }
     }
-    Ok(View { connection, before, has_kv, has_events, revision })
+    Ok((has_kv, has_events, revision))
 }
 
 /// The file as a URI that SQLite reads (<https://www.sqlite.org/uri.html>).

@@ -1,0 +1,101 @@
+//! The kind PostgreSQL from its keys and the pipeline's.
+
+use super::{Endpoint, More, Side};
+use crate::config::{AuthMode, Config, Pipeline, Postgresql};
+use crate::error::Result;
+use crate::kinds::postgres::conn::conninfo::{ConnInfo, Host};
+use crate::kinds::postgres::{self, Options, Session, admin};
+use crate::model::Kind;
+
+pub(super) fn options(config: &Config, pipeline: &Pipeline, keys: &Postgresql) -> Options {
+    let mut options = Options::new(&pipeline.name, keys.conn_string.reveal());
+    options.change_feed_conn_string = keys.change_feed_conn_string.as_ref().map(|text| text.reveal().to_owned());
+    options.auth_mode = match keys.auth_mode {
+        AuthMode::ConnString => postgres::AuthMode::Password,
+        AuthMode::Azure => postgres::AuthMode::Azure,
+        AuthMode::GcpCloudSql => postgres::AuthMode::GcpCloudSql,
+    };
+    options.layout = keys.layout;
+    // The sink makes and compares the tables that the source names.
+    if let crate::config::Endpoint::Postgresql(source) = &pipeline.src {
+        options.tables.clone_from(&source.tables);
+    }
+    options.state_dir = config.state_dir.join(&pipeline.name);
+    options.memory = config.memory_of_one();
+    options.parallel = pipeline.parallel;
+    options.manage_slot = pipeline.manage.slot;
+    options.manage_publication = pipeline.manage.publication;
+    options.max_retained = pipeline.max_retained;
+    options
+}
+
+pub(super) fn open(config: &Config, pipeline: &Pipeline, keys: &Postgresql, side: Side) -> Result<Endpoint> {
+    let name = if side == Side::Source { "src" } else { "dst" };
+    let (options, endpoint) = (options(config, pipeline, keys), connectable(config, pipeline, keys, name)?);
+    let place = describe(endpoint.info());
+    let (source, sink, store) = (None, None, None);
+    let more = More::Postgresql(Box::new(Server { endpoint, options }));
+    Ok(Endpoint { kind: Kind::Postgresql, layout: keys.layout, source, sink, store, place, more })
+}
+
+/// One database, for questions that only this kind answers.
+pub(super) struct Server {
+    endpoint: postgres::Endpoint,
+    options: Options,
+}
+
+impl Server {
+    /// System identifier and the database's object id.
+    pub(super) async fn identity(&self) -> Result<Option<String>> {
+        const WHO: &str = "select c.system_identifier::text || '/' || d.oid::text \
+             from pg_catalog.pg_control_system() c, pg_catalog.pg_database d where d.datname = pg_catalog.current_database()";
+        let client = self.endpoint.session(&Session::ADMIN).await?;
+        // Some services do not let everybody ask; then nothing is known, which is no failure.
+        let answer = client.query_one(WHO, &[]).await.ok();
+        Ok(answer.and_then(|row| row.try_get::<_, String>(0).ok()).map(|id| format!("postgresql {id}")))
+    }
+
+    /// Removes slot and publication.
+    pub(super) async fn drop_slot(&self) -> Result<Vec<String>> {
+        let client = self.endpoint.session(&Session::ADMIN).await?;
+        let (slot, publication) = (self.options.slot(), self.options.publication());
+        let mut done = Vec::new();
+        for (what, name, was_there) in [
+            ("replication slot", &slot, admin::slot::drop(&client, &slot).await?),
+            ("publication", &publication, admin::publication::drop(&client, &publication).await?),
+        ] {
+            done.push(if was_there {
+                format!("{what} {name} is removed")
+            } else {
+                format!("there is no {what} {name}")
+            });
+        }
+        Ok(done)
+    }
+}
+
+pub(super) fn one_place(
+    config: &Config,
+    pipeline: &Pipeline,
+    src: &Postgresql,
+    dst: &Postgresql,
+) -> Result<Option<String>> {
+    let (src, dst) = (connectable(config, pipeline, src, "src")?, connectable(config, pipeline, dst, "dst")?);
+    let (src, dst) = (src.info(), dst.info());
+    let shared = src.targets.iter().any(|a| dst.targets.iter().any(|b| a.port == b.port && a.host == b.host));
+    Ok((shared && src.dbname == dst.dbname).then(|| describe(dst)))
+}
+
+/// The connection string, understood.
+fn connectable(config: &Config, pipeline: &Pipeline, keys: &Postgresql, side: &str) -> Result<postgres::Endpoint> {
+    let endpoint = postgres::Endpoint::new(&options(config, pipeline, keys));
+    endpoint.map_err(|error| error.during(format!("read `conn_string` of `{side}`")))
+}
+
+fn describe(info: &ConnInfo) -> String {
+    let host = info.targets.first().map_or_else(String::new, |target| match &target.host {
+        Host::Tcp(name) => format!("{name}:{}", target.port),
+        Host::Unix(dir) => format!("{}:{}", dir.display(), target.port),
+    });
+    format!("postgresql {host}/{}", info.dbname)
+}
