@@ -9,6 +9,7 @@ pub mod bench;
 mod body;
 mod bridge;
 mod faults;
+mod log;
 mod ranges;
 mod sink;
 mod sinkstore;

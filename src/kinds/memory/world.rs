@@ -12,7 +12,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::error::{Error, Result};
-use crate::kinds::memory::Body;
 use crate::kinds::memory::faults::{Doors, Plan, lock};
 use crate::model::{Checkpoint, Op, PartitionId, Position, Table};
 use crate::pool::Pool;
@@ -96,7 +95,7 @@ pub(super) struct Data {
 pub(super) struct State {
     pub(super) data: Data,
     /// Never goes back, not even with a backup.
-    versions: u64,
+    pub(super) versions: u64,
     lineages: u64,
     lagging: bool,
     pub(super) freezes: bool,
@@ -418,94 +417,13 @@ impl Data {
         self.shards.iter().map(|shard| (shard.id.clone(), end(shard))).collect()
     }
 
-    fn shard_of(&self, key: &[u8]) -> usize {
+    pub(super) fn shard_of(&self, key: &[u8]) -> usize {
         let hash = hash(key);
         let takes = |shard: &Shard| !shard.closed && (shard.low..=shard.high).contains(&hash);
         self.shards.iter().position(takes).expect("every key has an open shard")
     }
 
-    fn body(&self, table: u16, key: &[u8]) -> Option<Arc<[u8]>> {
+    pub(super) fn body(&self, table: u16, key: &[u8]) -> Option<Arc<[u8]>> {
         self.rows.get(&(table, key.to_vec()))?.last()?.body.clone()
-    }
-}
-
-impl State {
-    fn write(&mut self, number: u64, write: &Write, logs: &mut BTreeMap<usize, Vec<Logged>>) {
-        self.versions += 1;
-        let version = self.versions;
-        match write {
-            Write::Put(table, key, [first, second]) => {
-                let body = Body { version, fields: [Some(first), Some(second)] }.bytes();
-                let fresh = self.data.body(*table, key).is_none();
-                let logged = Logged { op: Op::Put, fresh, table: *table, key: key.clone(), body, from: None };
-                self.log(number, logged, logs);
-            }
-            Write::Touch(table, key, first) if self.data.body(*table, key).is_some() => {
-                let body = Body { version, fields: [Some(first), None] }.bytes();
-                let logged = Logged { op: Op::Patch, fresh: false, table: *table, key: key.clone(), body, from: None };
-                self.log(number, logged, logs);
-            }
-            Write::Move(table, from, to, first)
-                if self.data.body(*table, from).is_some() && self.data.body(*table, to).is_none() =>
-            {
-                let body = Body { version, fields: [Some(first), None] }.bytes();
-                let (table, key, from) = (*table, to.clone(), from.clone());
-                let moved = Logged { op: Op::Patch, fresh: false, table, key, body, from: Some(from.clone()) };
-                self.log(number, moved, logs);
-                self.log(number, Logged::delete(table, from), logs);
-            }
-            Write::Delete(table, key) if self.data.body(*table, key).is_some() => {
-                self.log(number, Logged::delete(*table, key.clone()), logs);
-            }
-            Write::Clear(table) => {
-                let (op, key) = (Op::Clear, vec![]);
-                self.log(number, Logged { op, fresh: false, table: *table, key, body: vec![], from: None }, logs);
-            }
-            Write::Touch(..) | Write::Move(..) | Write::Delete(..) => {}
-        }
-    }
-
-    /// Enters one change in the log of its shard, and what it does in the rows.
-    fn log(&mut self, number: u64, change: Logged, logs: &mut BTreeMap<usize, Vec<Logged>>) {
-        let shard = self.data.shard_of(&change.key);
-        assert!(
-            change.op != Op::Clear && change.from.is_none()
-                || self.data.shards.iter().filter(|shard| !shard.closed).count() == 1,
-            "clears and moves need a world with one order"
-        );
-        let before = &self.data.shards[shard];
-        let boundary = if before.last == 0 { Position::Start } else { place(before.last) };
-        let partition = before.id.clone();
-        let log = logs.entry(shard).or_default();
-        let position = boundary.plus(log.len() as u64 + 1);
-        let version = |body| Version { transaction: number, partition, position, body };
-        let body = match change.op {
-            Op::Put => Some(Arc::from(&change.body[..])),
-            Op::Patch => {
-                let older = self.data.body(change.table, change.from.as_ref().unwrap_or(&change.key));
-                let older = older.expect("a patch is only logged for a row that is there");
-                let read = |bytes| Body::read(bytes).expect("a world's own bodies are well formed");
-                Some(Arc::from(read(&change.body).filled(read(&older)).bytes()))
-            }
-            Op::Delete => None,
-            Op::Clear => {
-                let gone = version(None);
-                let of_table = self.data.rows.range_mut((change.table, vec![])..(change.table + 1, vec![]));
-                for (_, versions) in of_table.filter(|(_, v)| v.last().is_some_and(|v| v.body.is_some())) {
-                    versions.push(gone.clone());
-                }
-                log.push(change);
-                return;
-            }
-        };
-        let version = version(body);
-        self.data.rows.entry((change.table, change.key.clone())).or_default().push(version);
-        log.push(change);
-    }
-}
-
-impl Logged {
-    fn delete(table: u16, key: Vec<u8>) -> Self {
-        Self { op: Op::Delete, fresh: false, table, key, body: vec![], from: None }
     }
 }
