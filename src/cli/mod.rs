@@ -9,6 +9,7 @@ pub mod http;
 pub mod print;
 pub mod progress;
 pub mod signals;
+mod work;
 
 use std::io::IsTerminal as _;
 use std::time::Duration;
@@ -19,9 +20,8 @@ use crate::config::{self, Config};
 use crate::error::{Error, Result};
 use crate::ops;
 use crate::ops::outcome::Severity;
-use crate::ops::route::Route;
 use crate::telemetry::{self, Format};
-use args::{Cli, Command, Follow, LogFormat, Output, Target, Verify};
+use args::{Cli, Command, LogFormat, Output, Target};
 pub use exit::Exit;
 use print::Printer;
 
@@ -78,19 +78,11 @@ async fn run(command: &Command, printer: Printer) -> Result<Exit> {
             }
             Ok(Exit::Done)
         }
-        Command::Clone(Follow { target, .. })
-        | Command::Run(Follow { target, .. })
-        | Command::Verify(Verify { target, .. }) => {
-            opened(&load(target)?)?;
-            Err(Error::config("not part of this build"))
-        }
+        Command::Run(options) => work::run(load(&options.target)?, options, printer).await,
+        Command::Clone(options) => work::clone(load(&options.target)?, options, printer).await,
+        Command::Verify(options) => work::compare(load(&options.target)?, options, printer).await,
         Command::Demo(_) => Err(Error::config("not part of this build")),
     }
-}
-
-/// Opens every pipeline, so that a mistake in the last one is found before the first one starts.
-fn opened(config: &Config) -> Result<Vec<Route>> {
-    config.pipelines.iter().map(|pipeline| Route::open(config, pipeline)).collect()
 }
 
 /// Shows what every pipeline is doing, once or until stopped.

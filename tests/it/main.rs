@@ -16,7 +16,11 @@ mod pgcheck;
 #[cfg(feature = "postgresql")]
 mod pgconn;
 #[cfg(feature = "postgresql")]
+mod pgsink;
+#[cfg(feature = "postgresql")]
 mod pgstore;
+#[cfg(feature = "postgresql")]
+mod pgstream;
 mod prove;
 mod support;
 

@@ -179,7 +179,6 @@ fn is_pure(path: &str) -> bool {
     let name = path.rsplit('/').next().unwrap();
     path.starts_with("src/model/")
         || path == "src/bridge.rs"
-        || path.starts_with("src/kinds/bridges/")
         || (path.starts_with("src/engine/") && ENGINE.contains(&name))
         || (path.starts_with("src/kinds/") && (path.contains("/wire/") || KINDS.contains(&name)))
 }
