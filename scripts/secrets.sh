@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs every test with its logs kept, then looks with `strings` for what the tests planted: in all output of driftless
+# P9: runs every test with its logs kept, then looks with `strings` for what the tests planted: in all output of driftless
 # (at -v too), its metrics and status pages, and the logs of the PostgreSQL servers that it wrote to.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -9,6 +9,7 @@ pub mod http;
 pub mod print;
 pub mod progress;
 pub mod signals;
+mod work;
 
 use std::io::IsTerminal as _;
 use std::time::Duration;
@@ -77,12 +78,10 @@ async fn run(command: &Command, printer: Printer) -> Result<Exit> {
             }
             Ok(Exit::Done)
         }
-        Command::Clone(follow) | Command::Run(follow) => {
-            let config = load(&follow.target)?;
-            config.pipelines.iter().try_for_each(|pipeline| ops::route::Route::open(&config, pipeline).map(drop))?;
-            Err(Error::config("not part of this build"))
-        }
-        Command::Verify(_) | Command::Demo(_) => Err(Error::config("not part of this build")),
+        Command::Run(options) => work::run(load(&options.target)?, options, printer).await,
+        Command::Clone(options) => work::clone(load(&options.target)?, options, printer).await,
+        Command::Verify(options) => work::compare(load(&options.target)?, options, printer).await,
+        Command::Demo(_) => Err(Error::config("not part of this build")),
     }
 }
 

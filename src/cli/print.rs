@@ -73,13 +73,17 @@ impl Printer {
 
     /// Everything that `check` found.
     pub fn findings(self, findings: &[Finding]) -> Result<()> {
+        let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
+        let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
         if self.json {
-            return findings.iter().try_for_each(|finding| event("finding", finding));
+            findings.iter().try_for_each(|finding| event("finding", finding))?;
+            return event("checked", &json!({ "errors": errors, "warnings": warnings }));
         }
-        if findings.iter().all(|finding| finding.severity == Severity::Note) {
-            text("nothing wrong was found\n")?;
+        findings.iter().try_for_each(|finding| text(&finding_text(finding)))?;
+        match (errors, warnings) {
+            (0, 0) => text("nothing wrong was found\n"),
+            _ => text(&format!("{errors} errors, {warnings} warnings\n")),
         }
-        findings.iter().try_for_each(|finding| text(&finding_text(finding)))
     }
 
     /// A slot is gone.

@@ -1,9 +1,9 @@
 //! One lane: takes shares, cuts them into commits, keeps what is under way. Pure: no clock, no I/O; time comes in.
 //!
-//! Invariants kept here (numbers as in ARCHITECTURE.md):
-//! 2. Commits are numbered without holes, and one that was not answered stays as it is until it is.
-//! 4. A commit is a prefix of the lane and carries its own `upto`; after a restart, change by change, what the lane has
-//!    passed is dropped.
+//! Kept here (numbers as in ARCHITECTURE.md):
+//! - Invariant 2: commits are numbered without holes, and one that was not answered stays as it is until it is.
+//! - Invariant 4: a commit is a prefix of the lane and carries its own `upto`; after a restart, change by change, what the
+//!   lane has passed is dropped.
 //!
 //! A sink with open transactions gets whole source transactions: a group of changes up to a mark is never split over two
 //! commits; one that is too large is staged in pieces. Another sink gets groups whole where they fit, and otherwise pieces

@@ -2,10 +2,14 @@
 
 pub mod check;
 pub mod control;
+pub mod copy;
 pub mod drop_slot;
 pub mod local;
 pub mod outcome;
 pub mod owner;
 pub mod route;
+pub mod run;
 pub mod status;
+pub mod verify;
 pub mod view;
+mod work;

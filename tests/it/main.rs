@@ -3,6 +3,7 @@
 //! A server that cannot be started fails the test that needs it; nothing is skipped. `make servers` installs them.
 #![allow(clippy::unwrap_used, missing_docs, dead_code)] // Tests stop at the first surprise.
 
+mod cli;
 mod config;
 #[cfg(feature = "sqlite")]
 mod sqlite;
@@ -16,6 +17,8 @@ mod pgcheck;
 mod pgconn;
 #[cfg(feature = "postgresql")]
 mod pgstore;
+#[cfg(feature = "postgresql")]
+mod pgstream;
 mod prove;
 mod support;
 

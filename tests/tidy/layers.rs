@@ -21,10 +21,9 @@ fn may_name(module: &[String]) -> Option<Vec<String>> {
         "pool" | "source" | "sink" | "store" | "bridge" => CONTRACTS.to_vec(),
         "telemetry" => vec!["telemetry", "model", "error"],
         "engine" => [CONTRACTS, &["engine", "telemetry"]].concat(),
-        // What opens the kinds, and what lies between two of them, know them all.
-        "kinds" if module.get(1).is_none_or(|part| part == "bridges" || part == "open") => {
-            [CONTRACTS, &["kinds", "config", "telemetry"]].concat()
-        }
+        // What lies between two kinds knows all of them, and what opens them knows the configuration too.
+        "kinds" if module.get(1).is_none_or(|part| part == "bridges") => [CONTRACTS, &["kinds", "telemetry"]].concat(),
+        "kinds" if module[1] == "open" => [CONTRACTS, &["kinds", "config", "telemetry"]].concat(),
         "kinds" => [CONTRACTS, &["telemetry"]].concat(),
         "config" => vec!["config", "error", "model"],
         "ops" => [CONTRACTS, &["ops", "engine", "kinds", "config", "telemetry"]].concat(),
@@ -36,7 +35,7 @@ fn may_name(module: &[String]) -> Option<Vec<String>> {
     };
     allowed.sort_unstable();
     let mut allowed: Vec<String> = allowed.into_iter().map(str::to_owned).collect();
-    if first == "kinds" && module.len() > 1 && module[1] != "bridges" {
+    if first == "kinds" && module.len() > 1 {
         allowed.push(format!("kinds::{}", module[1]));
     }
     Some(allowed)
@@ -180,7 +179,6 @@ fn is_pure(path: &str) -> bool {
     let name = path.rsplit('/').next().unwrap();
     path.starts_with("src/model/")
         || path == "src/bridge.rs"
-        || path.starts_with("src/kinds/bridges/")
         || (path.starts_with("src/engine/") && ENGINE.contains(&name))
         || (path.starts_with("src/kinds/") && (path.contains("/wire/") || KINDS.contains(&name)))
 }

@@ -28,7 +28,6 @@ fn foreign() -> Vec<String> {
     // Put together here, or this file would be the first finding.
     let pieces = [
         ("/wo", "rk/"),
-        ("/ho", "me/"),
         ("/Use", "rs/"),
         ("shared/", "research"),
         ("style-", "anchors"),

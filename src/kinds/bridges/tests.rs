@@ -106,6 +106,7 @@ fn every_vector_is_the_same_item_on_the_other_side_of_every_route() {
     }
 }
 
+/// P10: carried as far as the sink can hold it, rounded up, never lost.
 #[test]
 fn an_expiry_that_the_sink_cannot_hold_is_rounded_up_and_equal() {
     let fine = Some(E + 120_000_001);
@@ -155,6 +156,7 @@ fn revisions_are_compared_where_the_sink_can_hold_them() {
     assert!(!same(pg, lite, R, "4711"), "SQLite can hold every revision of PostgreSQL");
 }
 
+/// P10: what has expired is never brought back.
 #[test]
 fn what_has_expired_becomes_a_delete() {
     for (from, to) in ROUTES {

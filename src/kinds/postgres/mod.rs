@@ -7,7 +7,7 @@
 //!
 //! [`catalog`] reads what a server says about its tables, [`ddl`] makes the same tables somewhere else.
 //!
-//! [`wire`] reads the bytes of the replication stream.
+//! [`stream`] follows the changes, over [`wire`], which reads the bytes of the replication stream.
 
 pub mod admin;
 pub mod catalog;
@@ -17,7 +17,9 @@ pub mod kvrow;
 pub mod options;
 pub mod rowcodec;
 pub mod shape;
+pub mod stream;
 pub mod wire;
 
 pub use conn::{Endpoint, ReplicationConn, Session};
 pub use options::{AuthMode, Options};
+pub use stream::PostgresSource;

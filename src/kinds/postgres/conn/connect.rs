@@ -197,7 +197,7 @@ impl Endpoint {
                     "connect to PostgreSQL at {target}: an access token goes only over TLS; set sslmode=verify-full"
                 )));
             }
-            return token::fetch(self.0.auth).await.map(Some);
+            return token::fetch(self.0.auth, &|name| std::env::var(name).ok()).await.map(Some);
         }
         if info.password.is_some() {
             return Ok(info.password.clone());
