@@ -38,8 +38,13 @@ pub struct Reader {
     state: Mutex<State>,
 }
 
+/// What tables there are: `kv`, `events`, and the expression for a revision.
+type Tables = (bool, bool, &'static str);
+
 struct State {
     watch: Watch,
+    /// Learned under this schema cookie. A lock is held while we ask, so we do not ask twice.
+    tables: Option<(FileId, [u8; 4], Tables)>,
     kept: Vec<(FileId, Connection)>,
 }
 
@@ -60,6 +65,9 @@ pub struct View<'a> {
     pub revision: &'static str,
 }
 
+/// LIMIT: about 20 ms of looking closely, which a commit that syncs its file rarely outlasts.
+const QUICK_TRIES: i32 = 128;
+
 enum Way {
     Shared,
     Immutable,
@@ -68,7 +76,11 @@ enum Way {
 impl Reader {
     /// Of the file at this path. Opens nothing yet.
     pub fn new(file: &Path, busy: Duration) -> Self {
-        Self { file: file.to_owned(), busy, state: Mutex::new(State { watch: Watch::new(file), kept: Vec::new() }) }
+        Self {
+            file: file.to_owned(),
+            busy,
+            state: Mutex::new(State { watch: Watch::new(file), tables: None, kept: Vec::new() }),
+        }
     }
 
     /// The file.
@@ -145,13 +157,16 @@ impl Reader {
             Way::Immutable => "mode=ro&immutable=1",
         };
         let connection = Connection::open_with_flags(uri(&self.file, query), flags)?;
-        // SQLite's own handler soon sleeps 25 ms and more at a time; a commit is over within one or two.
-        let tries = i32::try_from(self.busy.as_millis()).unwrap_or(i32::MAX);
-        connection.busy_timeout(self.busy)?;
+        // SQLite's own handler soon sleeps 25 ms and more at a time. A commit is over within a few, and one that follows at
+        // once leaves a gap of some hundred microseconds: whoever looks less often does not get in.
         let mut connection = connection;
+        let (patience, mut begun) = (self.busy, Instant::now());
         connection.busy_handler(Some(move |tried: i32| {
-            thread::sleep(Duration::from_millis(1));
-            tried < tries
+            if tried == 0 {
+                begun = Instant::now();
+            }
+            thread::sleep(if tried < QUICK_TRIES { Duration::from_micros(100) } else { Duration::from_millis(1) });
+            begun.elapsed() < patience
         }))?;
         Ok(connection)
     }
@@ -176,6 +191,19 @@ impl Reader {
         }
     }
 
+    fn tables(&self, connection: &Connection, inside: &Signature) -> rusqlite::Result<Tables> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(schema) = inside.schema() else { return tables(connection) };
+        if let Some((file, known, found)) = state.tables
+            && (file, known) == (inside.file, schema)
+        {
+            return Ok(found);
+        }
+        let found = tables(connection)?;
+        state.tables = Some((inside.file, schema, found));
+        Ok(found)
+    }
+
     fn transact<T>(
         &self,
         connection: &Connection,
@@ -185,8 +213,14 @@ impl Reader {
     ) -> Result<T> {
         // The transaction only reads: dropping it rolls back and takes every lock with it.
         let transaction = connection.unchecked_transaction().map_err(|error| fault(attempt, error))?;
-        let (has_kv, has_events, revision) = tables(&transaction).map_err(|error| fault(attempt, error))?;
+        // The first statement takes the lock; from then on the header says what is committed.
+        transaction
+            .prepare_cached("select 1 from sqlite_schema limit 1")
+            .and_then(|mut statement| statement.exists([]))
+            .map_err(|error| fault(attempt, error))?;
         let inside = self.look()?;
+        let (has_kv, has_events, revision) =
+            self.tables(&transaction, &inside).map_err(|error| fault(attempt, error))?;
         f(&View { connection: &transaction, before, inside, has_kv, has_events, revision })
     }
 
@@ -207,8 +241,8 @@ struct Mark {
     logged: bool,
 }
 
-/// Looks which tables there are, and so begins the transaction.
-fn tables(connection: &Connection) -> rusqlite::Result<(bool, bool, &'static str)> {
+/// Asks which tables there are.
+fn tables(connection: &Connection) -> rusqlite::Result<Tables> {
     let mut columns = connection.prepare_cached(
         "select m.name = 'kv', coalesce(max(c.name = 'revision'), 0) from sqlite_schema m, pragma_table_info(m.name) c \
          where m.type = 'table' and m.name in ('kv', 'events') group by m.name",
