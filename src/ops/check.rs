@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::config::{Config, Pipeline};
 use crate::error::{Error, Result};
-use crate::kinds::open::{Endpoint, Side, open};
+use crate::kinds::open::{Endpoint, Side, Wanted, open};
 use crate::model::{Batch, Owner, PartitionId, Position, Steps, StreamRecord};
 use crate::ops::outcome::{Finding, Severity};
 use crate::ops::owner;
@@ -24,7 +24,7 @@ pub async fn check(config: &Config) -> Vec<Finding> {
         let mut findings = Findings { name: pipeline.name.clone(), list: Vec::new() };
         match Route::open(config, pipeline) {
             Ok(route) => findings.of_route(&route, pipeline).await,
-            Err(error) => findings.of_broken(&error, config, pipeline),
+            Err(error) => findings.of_broken(&error, Wanted { config, pipeline }),
         }
         all.extend(findings.list);
     }
@@ -47,10 +47,10 @@ impl Findings {
     }
 
     /// A route that cannot be opened: each side says for itself what is wrong, and if none does, it is about both.
-    fn of_broken(&mut self, error: &Error, config: &Config, pipeline: &Pipeline) {
+    fn of_broken(&mut self, error: &Error, wanted: Wanted<'_>) {
         let before = self.list.len();
         for (name, side) in [("src", Side::Source), ("dst", Side::Sink)] {
-            if let Err(error) = open(config, pipeline, side) {
+            if let Err(error) = open(wanted, side) {
                 self.error(name, &error);
             }
         }

@@ -9,7 +9,7 @@ use crate::bridge::Bridge;
 use crate::config::{Config, Lanes, Pipeline};
 use crate::error::{Error, Result};
 use crate::kinds::bridges::bridge;
-use crate::kinds::open::{Endpoint, Side, one_place, open};
+use crate::kinds::open::{Endpoint, Side, Wanted, one_place, open};
 use crate::model::{Kind, Layout, Scope, StreamId};
 use crate::ops::local::Local;
 
@@ -35,7 +35,8 @@ impl Route {
     /// # Errors
     /// Config, with the pipeline's name and side.
     pub fn open(config: &Config, pipeline: &Pipeline) -> Result<Self> {
-        if let Some(place) = one_place(config, pipeline).map_err(|error| named(error, config, pipeline))? {
+        let wanted = Wanted { config, pipeline };
+        if let Some(place) = one_place(wanted).map_err(|error| named(error, config, pipeline))? {
             return Err(named(
                 Error::config(format!(
                     "`src` and `dst` are the same database, {place}; a replica needs a place of its own"
@@ -44,7 +45,7 @@ impl Route {
                 pipeline,
             ));
         }
-        let side = |side| open(config, pipeline, side).map_err(|error| named(error, config, pipeline));
+        let side = |side| open(wanted, side).map_err(|error| named(error, config, pipeline));
         let (source, sink) = (side(Side::Source)?, side(Side::Sink)?);
         Ok(Self {
             stream: StreamId::new(pipeline.name.as_str()),

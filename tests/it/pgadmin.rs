@@ -61,10 +61,10 @@ impl Fixture {
 impl Drop for Fixture {
     fn drop(&mut self) {
         let sql = format!(
-            "select pg_drop_replication_slot(slot_name) from pg_replication_slots where database = '{}' and not active",
-            self.database
+            "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = '{}' and not active",
+            self.options.slot()
         );
-        drop(pg::primary().try_psql(&self.database, &sql));
+        drop(pg::primary().try_psql("postgres", &sql));
     }
 }
 
@@ -276,4 +276,51 @@ async fn what_may_not_be_made_is_printed_as_statements_that_work() {
     f.psql(&slot_statement);
     assert!(!pin::pin(&f.endpoint, &unmanaged, &tables).await.unwrap().made_slot);
     f.psql(&format!("drop owned by {role}; drop role {role}"));
+}
+
+/// Runs `pg_ctl` as the server's user.
+fn pg_ctl(server: &pg::Pg, args: &[&str]) {
+    let mut command = std::process::Command::new("setpriv");
+    if rustix::process::geteuid().is_root() {
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+    }
+    let status =
+        command.arg(server.bin.join("pg_ctl")).arg("-D").arg(&server.data).args(args).current_dir("/").output();
+    assert!(status.unwrap().status.success(), "pg_ctl {args:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_failover_a_position_before_the_fork_goes_on_and_one_beyond_it_is_lost() {
+    let server = pg::Pg::start("failover", &[]);
+    let options = Options::new("failover", server.url("postgres"));
+    let f = Fixture { database: "postgres".into(), endpoint: Endpoint::new(&options).unwrap(), options };
+    server.psql("postgres", "create table a (id int primary key, v text)");
+    let before = f.pin().await.unwrap();
+    assert_eq!(before.identity.timeline, 1);
+    // What a promoted standby is: the same history up to a fork, and a new timeline behind it.
+    pg_ctl(&server, &["stop", "-m", "fast"]);
+    let signal = server.data.join("standby.signal");
+    std::fs::write(&signal, "").unwrap();
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(&signal, Some(65534), Some(65534)).unwrap();
+    }
+    server.spawn(&[]);
+    server.wait_ready();
+    assert_eq!(server.psql("postgres", "select pg_promote()"), "t");
+    server.psql("postgres", "insert into a select g, 'x' from generate_series(1, 1000) g; checkpoint");
+    let mut conn = f.endpoint.replication().await.unwrap();
+    let identity = head::identify(&mut conn).await.unwrap();
+    assert_eq!((identity.timeline, &identity.system), (2, &before.identity.system));
+    let ancestors = head::ancestors(&mut conn, 2).await.unwrap();
+    assert_eq!((ancestors.len(), ancestors[0].timeline), (1, 1));
+    let fork = ancestors[0].at;
+    assert!(before.at <= fork);
+    assert_eq!(f.prove(&before.checkpoint(&f.options.slot())).await.unwrap(), before.at);
+    let beyond = pin::Pin { at: Lsn(fork.0 + 8), ..before.clone() };
+    let error = f.prove(&beyond.checkpoint(&f.options.slot())).await.unwrap_err();
+    assert!(error.fault() == Fault::PositionLost && error.to_string().contains("timeline 1"), "{error}");
+    let ahead = pin::Pin { at: Lsn(fork.0 + (1 << 40)), ..before };
+    let error = f.prove(&ahead.checkpoint(&f.options.slot())).await.unwrap_err();
+    assert!(error.to_string().contains("went back in time"), "{error}");
+    assert!(f.pin().await.unwrap().at > fork);
 }

@@ -10,11 +10,11 @@ mod sqlite;
 
 use std::sync::Arc;
 
-use crate::config::{Config, Endpoint as Configured, Pipeline};
-use crate::error::Result;
+use crate::config::{Config, Pipeline};
+use crate::error::{Error, Result};
 use crate::model::{Kind, Layout};
 use crate::sink::Sink;
-use crate::source::Source;
+use crate::source::{Fut, Source};
 use crate::store::Store;
 
 /// Which side of a pipeline.
@@ -24,6 +24,15 @@ pub enum Side {
     Source,
     /// Where they go.
     Sink,
+}
+
+/// What is opened.
+#[derive(Clone, Copy)]
+pub struct Wanted<'a> {
+    /// The configuration.
+    pub config: &'a Config,
+    /// One of its pipelines.
+    pub pipeline: &'a Pipeline,
 }
 
 /// One side of a pipeline, opened.
@@ -39,15 +48,19 @@ pub struct Endpoint {
     /// Present state.
     pub store: Option<Arc<dyn Store>>,
     place: String,
-    more: More,
+    special: Box<dyn Special>,
 }
 
-/// What only one kind can do.
-enum More {
-    #[cfg(feature = "sqlite")]
-    Sqlite(std::path::PathBuf),
-    #[cfg(feature = "postgresql")]
-    Postgresql(Box<postgresql::Server>),
+/// Questions and errands that are the kind's own.
+trait Special: Send + Sync {
+    fn identity(&self) -> Fut<'_, Option<String>>;
+
+    fn drop_slot(&self) -> Fut<'_, Vec<String>> {
+        Box::pin(async {
+            let what = "drop the slot: such a source keeps nothing for a replica, so there is nothing to remove";
+            Err(Error::config(what))
+        })
+    }
 }
 
 impl Endpoint {
@@ -60,28 +73,16 @@ impl Endpoint {
     ///
     /// # Errors
     /// When it cannot be reached.
-    pub async fn identity(&self) -> Result<Option<String>> {
-        match &self.more {
-            #[cfg(feature = "sqlite")]
-            More::Sqlite(file) => Ok(sqlite::identity(file)),
-            #[cfg(feature = "postgresql")]
-            More::Postgresql(server) => server.identity().await,
-        }
+    pub fn identity(&self) -> Fut<'_, Option<String>> {
+        self.special.identity()
     }
 
     /// Removes what was made at a source for this stream; says what was done, one sentence each.
     ///
     /// # Errors
     /// Config for a kind that keeps nothing for a stream; Transient while it is in use.
-    pub async fn drop_slot(&self) -> Result<Vec<String>> {
-        match &self.more {
-            #[cfg(feature = "sqlite")]
-            More::Sqlite(_) => Err(crate::error::Error::config(
-                "drop the slot: a SQLite source keeps nothing for a replica, so there is nothing to remove",
-            )),
-            #[cfg(feature = "postgresql")]
-            More::Postgresql(server) => server.drop_slot().await,
-        }
+    pub fn drop_slot(&self) -> Fut<'_, Vec<String>> {
+        self.special.drop_slot()
     }
 }
 
@@ -89,16 +90,16 @@ impl Endpoint {
 ///
 /// # Errors
 /// Config, with what is wrong with its keys.
-pub fn open(config: &Config, pipeline: &Pipeline, side: Side) -> Result<Endpoint> {
+pub fn open(wanted: Wanted<'_>, side: Side) -> Result<Endpoint> {
     let configured = match side {
-        Side::Source => &pipeline.src,
-        Side::Sink => &pipeline.dst,
+        Side::Source => &wanted.pipeline.src,
+        Side::Sink => &wanted.pipeline.dst,
     };
     match configured {
         #[cfg(feature = "sqlite")]
-        Configured::Sqlite(keys) => sqlite::open(keys, side),
+        crate::config::Endpoint::Sqlite(keys) => sqlite::open(keys, side),
         #[cfg(feature = "postgresql")]
-        Configured::Postgresql(keys) => postgresql::open(config, pipeline, keys, side),
+        crate::config::Endpoint::Postgresql(keys) => postgresql::open(wanted, keys, side),
         #[allow(unreachable_patterns, reason = "reached in builds that leave a kind out")]
         other => Err(super::left_out(other.kind())),
     }
@@ -109,10 +110,12 @@ pub fn open(config: &Config, pipeline: &Pipeline, side: Side) -> Result<Endpoint
 ///
 /// # Errors
 /// Config, for a connection string that cannot be read.
-pub fn one_place(config: &Config, pipeline: &Pipeline) -> Result<Option<String>> {
-    match (&pipeline.src, &pipeline.dst) {
+pub fn one_place(wanted: Wanted<'_>) -> Result<Option<String>> {
+    match (&wanted.pipeline.src, &wanted.pipeline.dst) {
         #[cfg(feature = "postgresql")]
-        (Configured::Postgresql(src), Configured::Postgresql(dst)) => postgresql::one_place(config, pipeline, src, dst),
+        (crate::config::Endpoint::Postgresql(src), crate::config::Endpoint::Postgresql(dst)) => {
+            postgresql::one_place(wanted, src, dst)
+        }
         _ => Ok(None),
     }
 }

@@ -1,13 +1,18 @@
 //! The kind PostgreSQL from its keys and the pipeline's.
 
-use super::{Endpoint, More, Side};
-use crate::config::{AuthMode, Config, Pipeline, Postgresql};
+use std::sync::Arc;
+
+use super::{Endpoint, Side, Special, Wanted};
+use crate::config::{AuthMode, Postgresql};
 use crate::error::Result;
 use crate::kinds::postgres::conn::conninfo::{ConnInfo, Host};
-use crate::kinds::postgres::{self, Options, Session, admin};
+use crate::kinds::postgres::{self, Options, PgSink, PostgresSource, Session, admin};
 use crate::model::Kind;
+use crate::sink::Sink;
+use crate::source::{Fut, Source};
 
-pub(super) fn options(config: &Config, pipeline: &Pipeline, keys: &Postgresql) -> Options {
+pub(super) fn options(wanted: Wanted<'_>, keys: &Postgresql) -> Options {
+    let Wanted { config, pipeline } = wanted;
     let mut options = Options::new(&pipeline.name, keys.conn_string.reveal());
     options.change_feed_conn_string = keys.change_feed_conn_string.as_ref().map(|text| text.reveal().to_owned());
     options.auth_mode = match keys.auth_mode {
@@ -29,24 +34,39 @@ pub(super) fn options(config: &Config, pipeline: &Pipeline, keys: &Postgresql) -
     options
 }
 
-pub(super) fn open(config: &Config, pipeline: &Pipeline, keys: &Postgresql, side: Side) -> Result<Endpoint> {
+pub(super) fn open(wanted: Wanted<'_>, keys: &Postgresql, side: Side) -> Result<Endpoint> {
     let name = if side == Side::Source { "src" } else { "dst" };
-    let (options, endpoint) = (options(config, pipeline, keys), connectable(config, pipeline, keys, name)?);
+    let (options, endpoint) = (options(wanted, keys), connectable(wanted, keys, name)?);
     let place = describe(endpoint.info());
-    let (source, sink, store) = (None, None, None);
-    let more = More::Postgresql(Box::new(Server { endpoint, options }));
-    Ok(Endpoint { kind: Kind::Postgresql, layout: keys.layout, source, sink, store, place, more })
+    let (mut source, mut sink): (Option<Arc<dyn Source>>, Option<Arc<dyn Sink>>) = (None, None);
+    match side {
+        Side::Source => source = Some(Arc::new(PostgresSource::new(&options)?)),
+        Side::Sink => sink = Some(Arc::new(PgSink::new(&options)?)),
+    }
+    let store = None;
+    let special = Box::new(Server { endpoint, options });
+    Ok(Endpoint { kind: Kind::Postgresql, layout: keys.layout, source, sink, store, place, special })
 }
 
 /// One database, for questions that only this kind answers.
-pub(super) struct Server {
+struct Server {
     endpoint: postgres::Endpoint,
     options: Options,
 }
 
+impl Special for Server {
+    fn identity(&self) -> Fut<'_, Option<String>> {
+        Box::pin(self.ask_identity())
+    }
+
+    fn drop_slot(&self) -> Fut<'_, Vec<String>> {
+        Box::pin(self.remove())
+    }
+}
+
 impl Server {
     /// System identifier and the database's object id.
-    pub(super) async fn identity(&self) -> Result<Option<String>> {
+    async fn ask_identity(&self) -> Result<Option<String>> {
         const WHO: &str = "select c.system_identifier::text || '/' || d.oid::text \
              from pg_catalog.pg_control_system() c, pg_catalog.pg_database d where d.datname = pg_catalog.current_database()";
         let client = self.endpoint.session(&Session::ADMIN).await?;
@@ -56,7 +76,7 @@ impl Server {
     }
 
     /// Removes slot and publication.
-    pub(super) async fn drop_slot(&self) -> Result<Vec<String>> {
+    async fn remove(&self) -> Result<Vec<String>> {
         let client = self.endpoint.session(&Session::ADMIN).await?;
         let (slot, publication) = (self.options.slot(), self.options.publication());
         let mut done = Vec::new();
@@ -74,21 +94,16 @@ impl Server {
     }
 }
 
-pub(super) fn one_place(
-    config: &Config,
-    pipeline: &Pipeline,
-    src: &Postgresql,
-    dst: &Postgresql,
-) -> Result<Option<String>> {
-    let (src, dst) = (connectable(config, pipeline, src, "src")?, connectable(config, pipeline, dst, "dst")?);
+pub(super) fn one_place(wanted: Wanted<'_>, src: &Postgresql, dst: &Postgresql) -> Result<Option<String>> {
+    let (src, dst) = (connectable(wanted, src, "src")?, connectable(wanted, dst, "dst")?);
     let (src, dst) = (src.info(), dst.info());
     let shared = src.targets.iter().any(|a| dst.targets.iter().any(|b| a.port == b.port && a.host == b.host));
     Ok((shared && src.dbname == dst.dbname).then(|| describe(dst)))
 }
 
 /// The connection string, understood.
-fn connectable(config: &Config, pipeline: &Pipeline, keys: &Postgresql, side: &str) -> Result<postgres::Endpoint> {
-    let endpoint = postgres::Endpoint::new(&options(config, pipeline, keys));
+fn connectable(wanted: Wanted<'_>, keys: &Postgresql, side: &str) -> Result<postgres::Endpoint> {
+    let endpoint = postgres::Endpoint::new(&options(wanted, keys));
     endpoint.map_err(|error| error.during(format!("read `conn_string` of `{side}`")))
 }
 

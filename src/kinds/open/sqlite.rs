@@ -1,16 +1,16 @@
 //! The kind SQLite from its keys. What Teleport does with its own file is not judged: only a sink's `journal` matters.
 
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{Endpoint, More, Side};
+use super::{Endpoint, Side, Special};
 use crate::config::{Journaling, Sqlite, Synchronous};
 use crate::error::{Error, Result};
 use crate::kinds::sqlite::{Journal, Options, Role, SqliteSink, SqliteSource, SqliteStore, Sync};
 use crate::model::{Kind, Layout};
 use crate::sink::Sink;
-use crate::source::Source;
+use crate::source::{Fut, Source};
 use crate::store::Store;
 
 pub(super) fn open(keys: &Sqlite, side: Side) -> Result<Endpoint> {
@@ -22,14 +22,20 @@ pub(super) fn open(keys: &Sqlite, side: Side) -> Result<Endpoint> {
         Side::Sink => (None, Some(Arc::new(SqliteSink::open(&options)?) as Arc<dyn Sink>)),
     };
     let place = format!("sqlite {}", options.file().display());
-    let more = More::Sqlite(options.file());
-    Ok(Endpoint { kind: Kind::Sqlite, layout: Layout::Teleport, source, sink, store, place, more })
+    let special = Box::new(Place(options.file()));
+    Ok(Endpoint { kind: Kind::Sqlite, layout: Layout::Teleport, source, sink, store, place, special })
 }
 
-/// Device and number of the file, which two links to it share.
-pub(super) fn identity(file: &Path) -> Option<String> {
-    let metadata = std::fs::metadata(file).ok()?;
-    Some(format!("sqlite {}/{}", metadata.dev(), metadata.ino()))
+/// The file.
+struct Place(PathBuf);
+
+impl Special for Place {
+    /// Device and number of the file, which two links to it share.
+    fn identity(&self) -> Fut<'_, Option<String>> {
+        let metadata = std::fs::metadata(&self.0).ok();
+        let identity = metadata.map(|metadata| format!("sqlite {}/{}", metadata.dev(), metadata.ino()));
+        Box::pin(async { Ok(identity) })
+    }
 }
 
 fn options(keys: &Sqlite, side: Side) -> Result<Options> {

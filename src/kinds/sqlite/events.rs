@@ -74,9 +74,8 @@ pub fn page(view: &View<'_>, place: &Place, look: &Look, fill: usize) -> Result<
             page.hole = true;
             break;
         }
-        let key = match event.get_ref(2).map_err(failed)? {
-            ValueRef::Text(key) | ValueRef::Blob(key) => key,
-            _ => return Err(Error::corrupt(format!("{ATTEMPT}: event {id} names no key"))),
+        let (ValueRef::Text(key) | ValueRef::Blob(key)) = event.get_ref(2).map_err(failed)? else {
+            return Err(Error::corrupt(format!("{ATTEMPT}: event {id} names no key")));
         };
         let mut images = row.query([Key(key)]).map_err(failed)?;
         match images.next().map_err(failed)? {

@@ -29,6 +29,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// A reader of the log waits this long for a lock within SQLite; after that the loop looks whether it should stop.
 const LOCK_WAIT: Duration = Duration::from_millis(50);
 
+/// What the tail's thread drives.
+pub(super) trait Feed: Send {
+    /// Fills a batch with what comes next; waits for it. `None` when `stop` was raised.
+    fn next(&mut self, batch: Batch, stop: &AtomicBool) -> Result<Option<Batch>>;
+}
+
 /// The state of one tail.
 pub(super) struct Follower {
     reader: Reader,
@@ -77,7 +83,7 @@ impl Follower {
             Instant::now().checked_sub(Duration::from_nanos(ago))
         });
         Self {
-            reader: Reader::new(&options.file(), LOCK_WAIT.min(options.busy_timeout)),
+            reader: Reader::new(&options.file(), LOCK_WAIT.min(options.busy_timeout), false),
             shared,
             table: Arc::default(),
             fill,
@@ -111,36 +117,6 @@ impl Follower {
         let elapsed = self.looked.map(|at| at.elapsed().as_nanos().cast_signed());
         let look = events::look(view, &self.cursor, now())?;
         Ok((look, judge(&self.cursor, elapsed, &look)))
-    }
-
-    /// Fills a batch with what comes next. `None` when `stop` was raised.
-    pub(super) fn next(&mut self, mut batch: Batch, stop: &AtomicBool) -> Result<Option<Batch>> {
-        let mut troubled: Option<Instant> = None;
-        // ORDERING: Relaxed: nothing else is read on the strength of it, and the next look sees it.
-        while !stop.load(Ordering::Relaxed) {
-            if let Some((partition, base, upto)) = self.notes.pop_front() {
-                batch.begin(&partition, base, Steps::Ordinal);
-                batch.mark(upto);
-                return Ok(Some(batch));
-            }
-            match self.step(&mut batch) {
-                Ok(true) => return Ok(Some(batch)),
-                Ok(false) if self.notes.is_empty() => {
-                    troubled = None;
-                    thread::sleep(self.every);
-                }
-                Ok(false) => {}
-                Err(error) if error.fault() == Fault::Transient => {
-                    // A writer in the middle of its commit, or a file that is just being exchanged.
-                    if troubled.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
-                        return Err(error);
-                    }
-                    thread::sleep(Duration::from_millis(2).min(self.every));
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(None)
     }
 
     /// One look. True if the batch holds something to hand on.
@@ -257,5 +233,36 @@ impl Follower {
         let mut known = self.shared.lock();
         known.generation = self.generation;
         known.place = Some((self.cursor, self.looked));
+    }
+}
+
+impl Feed for Follower {
+    fn next(&mut self, mut batch: Batch, stop: &AtomicBool) -> Result<Option<Batch>> {
+        let mut troubled: Option<Instant> = None;
+        // ORDERING: Relaxed: nothing else is read on the strength of it, and the next look sees it.
+        while !stop.load(Ordering::Relaxed) {
+            if let Some((partition, base, upto)) = self.notes.pop_front() {
+                batch.begin(&partition, base, Steps::Ordinal);
+                batch.mark(upto);
+                return Ok(Some(batch));
+            }
+            match self.step(&mut batch) {
+                Ok(true) => return Ok(Some(batch)),
+                Ok(false) if self.notes.is_empty() => {
+                    troubled = None;
+                    thread::sleep(self.every);
+                }
+                Ok(false) => {}
+                Err(error) if error.fault() == Fault::Transient => {
+                    // A writer in the middle of its commit, or a file that is just being exchanged.
+                    if troubled.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
+                        return Err(error);
+                    }
+                    thread::sleep(Duration::from_millis(2).min(self.every));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod body;
 pub mod check;
+mod differ;
 mod events;
 mod fault;
 mod follow;

@@ -9,6 +9,9 @@
 //! | WAL | neither, or an empty `-wal` | `immutable`, without locks, and believed only if file and log are the same afterwards: opening it in any other way would create both files |
 //! | WAL | a `-wal` with content but no `-shm` | not at all ("transient"): only a writer can rebuild the index |
 //!
+//! A file that is ours, a sink, is opened for reading and writing, though nothing is written here: a process of ours that was
+//! killed within a commit leaves a journal, and only a connection that may write can roll it back.
+//!
 //! A plain read-only connection to a WAL database would create `-shm`. One window is left: a writer that closes the file
 //! between our look at `-wal` and SQLite's lock a few microseconds later leaves us with an empty `-wal` of our making,
 //! which every SQLite takes for none.
@@ -35,11 +38,17 @@ const KEPT: usize = 4;
 pub struct Reader {
     file: PathBuf,
     busy: Duration,
+    ours: bool,
     state: Mutex<State>,
 }
 
+/// What tables there are: `kv`, `events`, and the expression for a revision.
+type Tables = (bool, bool, &'static str);
+
 struct State {
     watch: Watch,
+    /// Learned under this schema cookie. A lock is held while we ask, so we do not ask twice.
+    tables: Option<(FileId, [u8; 4], Tables)>,
     kept: Vec<(FileId, Connection)>,
 }
 
@@ -60,15 +69,24 @@ pub struct View<'a> {
     pub revision: &'static str,
 }
 
+/// LIMIT: about 20 ms of looking closely, which a commit that syncs its file rarely outlasts.
+const QUICK_TRIES: i32 = 128;
+
 enum Way {
     Shared,
     Immutable,
+    Ours,
 }
 
 impl Reader {
-    /// Of the file at this path. Opens nothing yet.
-    pub fn new(file: &Path, busy: Duration) -> Self {
-        Self { file: file.to_owned(), busy, state: Mutex::new(State { watch: Watch::new(file), kept: Vec::new() }) }
+    /// Of the file at this path; `ours`: a sink. Opens nothing yet.
+    pub fn new(file: &Path, busy: Duration, ours: bool) -> Self {
+        Self {
+            file: file.to_owned(),
+            busy,
+            ours,
+            state: Mutex::new(State { watch: Watch::new(file), tables: None, kept: Vec::new() }),
+        }
     }
 
     /// The file.
@@ -108,7 +126,7 @@ impl Reader {
                 return Err(Error::transient(format!("{attempt}: the file is being opened by its writer")));
             }
             Way::Immutable => {}
-            Way::Shared => {
+            Way::Shared | Way::Ours => {
                 let healthy = result.as_ref().err().is_none_or(|error| error.fault() != Fault::Transient);
                 if !before.is_wal() && healthy {
                     self.put_back(before.file, connection);
@@ -119,7 +137,7 @@ impl Reader {
     }
 
     fn connection(&self, before: &Signature, way: &Way, attempt: &str) -> Result<Connection> {
-        if let Way::Shared = way
+        if let Way::Shared | Way::Ours = way
             && !before.is_wal()
         {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -139,24 +157,31 @@ impl Reader {
     }
 
     fn open(&self, way: &Way) -> rusqlite::Result<Connection> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let query = match way {
-            Way::Shared => "mode=ro&readonly_shm=1",
-            Way::Immutable => "mode=ro&immutable=1",
+        let (mode, query) = match way {
+            Way::Shared => (OpenFlags::SQLITE_OPEN_READ_ONLY, "mode=ro&readonly_shm=1"),
+            Way::Immutable => (OpenFlags::SQLITE_OPEN_READ_ONLY, "mode=ro&immutable=1"),
+            Way::Ours => (OpenFlags::SQLITE_OPEN_READ_WRITE, "mode=rw"),
         };
+        let flags = mode | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(uri(&self.file, query), flags)?;
-        // SQLite's own handler soon sleeps 25 ms and more at a time; a commit is over within one or two.
-        let tries = i32::try_from(self.busy.as_millis()).unwrap_or(i32::MAX);
-        connection.busy_timeout(self.busy)?;
+        // SQLite's own handler soon sleeps 25 ms and more at a time. A commit is over within a few, and one that follows at
+        // once leaves a gap of some hundred microseconds: whoever looks less often does not get in.
         let mut connection = connection;
+        let (patience, mut begun) = (self.busy, Instant::now());
         connection.busy_handler(Some(move |tried: i32| {
-            thread::sleep(Duration::from_millis(1));
-            tried < tries
+            if tried == 0 {
+                begun = Instant::now();
+            }
+            thread::sleep(if tried < QUICK_TRIES { Duration::from_micros(100) } else { Duration::from_millis(1) });
+            begun.elapsed() < patience
         }))?;
         Ok(connection)
     }
 
     fn way(&self, before: &Signature) -> Result<Way> {
+        if self.ours {
+            return Ok(Way::Ours);
+        }
         if !before.is_wal() {
             return Ok(Way::Shared);
         }
@@ -176,6 +201,19 @@ impl Reader {
         }
     }
 
+    fn tables(&self, connection: &Connection, inside: &Signature) -> rusqlite::Result<Tables> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(schema) = inside.schema() else { return tables(connection) };
+        if let Some((file, known, found)) = state.tables
+            && (file, known) == (inside.file, schema)
+        {
+            return Ok(found);
+        }
+        let found = tables(connection)?;
+        state.tables = Some((inside.file, schema, found));
+        Ok(found)
+    }
+
     fn transact<T>(
         &self,
         connection: &Connection,
@@ -185,8 +223,14 @@ impl Reader {
     ) -> Result<T> {
         // The transaction only reads: dropping it rolls back and takes every lock with it.
         let transaction = connection.unchecked_transaction().map_err(|error| fault(attempt, error))?;
-        let (has_kv, has_events, revision) = tables(&transaction).map_err(|error| fault(attempt, error))?;
+        // The first statement takes the lock; from then on the header says what is committed.
+        transaction
+            .prepare_cached("select 1 from sqlite_schema limit 1")
+            .and_then(|mut statement| statement.exists([]))
+            .map_err(|error| fault(attempt, error))?;
         let inside = self.look()?;
+        let (has_kv, has_events, revision) =
+            self.tables(&transaction, &inside).map_err(|error| fault(attempt, error))?;
         f(&View { connection: &transaction, before, inside, has_kv, has_events, revision })
     }
 
@@ -207,8 +251,8 @@ struct Mark {
     logged: bool,
 }
 
-/// Looks which tables there are, and so begins the transaction.
-fn tables(connection: &Connection) -> rusqlite::Result<(bool, bool, &'static str)> {
+/// Asks which tables there are.
+fn tables(connection: &Connection) -> rusqlite::Result<Tables> {
     let mut columns = connection.prepare_cached(
         "select m.name = 'kv', coalesce(max(c.name = 'revision'), 0) from sqlite_schema m, pragma_table_info(m.name) c \
          where m.type = 'table' and m.name in ('kv', 'events') group by m.name",

@@ -62,14 +62,28 @@ impl Rows {
         self.entries.len()
     }
 
+    /// Keys and bodies, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let starts = std::iter::once(0).chain(self.entries.iter().map(|entry| entry.end));
+        starts.zip(&self.entries).map(|(start, entry)| {
+            let key = self.bytes.get(start..entry.key_end).expect("entries lie within their buffer");
+            (key, self.bytes.get(entry.key_end..entry.end).expect("entries lie within their buffer"))
+        })
+    }
+
+    /// Adds a key with a body that is encoded already.
+    #[cfg(test)]
+    pub fn add_raw(&mut self, key: &[u8], body: &[u8]) {
+        self.bytes.extend_from_slice(key);
+        let key_end = self.bytes.len();
+        self.bytes.extend_from_slice(body);
+        self.entries.push(Entry { key_end, end: self.bytes.len(), op: Op::Put, at: 0 });
+    }
+
     /// Appends everything to a batch.
     pub fn push_to(&self, batch: &mut Batch, table: u16) {
-        let mut start = 0;
-        for entry in &self.entries {
-            let key = self.bytes.get(start..entry.key_end).expect("entries lie within their buffer");
-            let body = self.bytes.get(entry.key_end..entry.end).expect("entries lie within their buffer");
+        for ((key, body), entry) in self.iter().zip(&self.entries) {
             batch.push(entry.op, false, table, key, body, entry.at);
-            start = entry.end;
         }
     }
 }

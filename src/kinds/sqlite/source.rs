@@ -7,8 +7,9 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use super::differ::{Differ, Digests};
 use super::events;
-use super::follow::Follower;
+use super::follow::{Feed, Follower};
 use super::log::{Place, Seen, Verdict, judge};
 use super::open::locate;
 use super::options::{Options, Role};
@@ -23,7 +24,6 @@ use crate::pool::Pool;
 use crate::source::{Fut, Source, Tail};
 
 /// What this process has learned of the log.
-#[derive(Clone, Debug)]
 pub(super) struct Known {
     /// The generation that the log is in.
     pub(super) generation: u64,
@@ -33,6 +33,13 @@ pub(super) struct Known {
     pub(super) place: Option<(Place, Option<Instant>)>,
     /// The last head, for as long as nothing is committed.
     head: Option<(Signature, Checkpoint)>,
+    /// Without a log: what the table was after the last pass, while no tail uses it.
+    pub(super) digests: Option<Digests>,
+    /// Without a log: the last pass that has begun, and the one that somebody waits for.
+    pub(super) started: u64,
+    pub(super) wanted: u64,
+    /// Without a log: a pass that is known to hold everything, for as long as the file has this signature.
+    pub(super) settled: Option<(Signature, u64)>,
 }
 
 /// `Known`, shared by the source and its tail.
@@ -67,7 +74,16 @@ impl SqliteSource {
         let reader = locate(options, Role::Source)?;
         let reader =
             reader.ok_or_else(|| Error::config(format!("open {}: there is no such file", options.file().display())))?;
-        let known = Known { generation: 1, lost: false, place: None, head: None };
+        let known = Known {
+            generation: 1,
+            lost: false,
+            place: None,
+            head: None,
+            digests: None,
+            started: 0,
+            wanted: 0,
+            settled: None,
+        };
         Ok(Self {
             options: Arc::new(options.clone()),
             reader: Arc::new(reader),
@@ -90,18 +106,21 @@ fn parse(partition: &PartitionId) -> Option<(&str, u64)> {
 /// The end of the log as it is now.
 fn head(reader: &Reader, shared: &Shared) -> Result<Checkpoint> {
     let signature = reader.look()?;
-    let known = shared.lock().clone();
-    if let Some((at, head)) = &known.head
-        && *at == signature
-    {
-        return Ok(head.clone());
-    }
+    let (known_place, generation) = {
+        let known = shared.lock();
+        if let Some((at, head)) = &known.head
+            && *at == signature
+        {
+            return Ok(head.clone());
+        }
+        (known.place, known.generation)
+    };
     let wall = now();
     let (file, last, verdict, stable) = reader.read("read the end of the log", |view| {
         if !view.has_kv {
             return Err(no_table(reader));
         }
-        let verdict = match &known.place {
+        let verdict = match &known_place {
             Some((place, looked)) => {
                 let elapsed = looked.map(|at| at.elapsed().as_nanos().cast_signed());
                 judge(place, elapsed, &events::look(view, place, wall)?)
@@ -110,10 +129,11 @@ fn head(reader: &Reader, shared: &Shared) -> Result<Checkpoint> {
         };
         Ok((view.before.file, events::last(view)?, verdict, view.inside == *view.before && view.before.is_settled()))
     })?;
+    let known_generation = generation;
     let generation = match verdict {
-        Verdict::GoesOn => known.generation,
+        Verdict::GoesOn => known_generation,
         // The tail will come to the same conclusion at its next look.
-        Verdict::Emptied => known.generation + 1,
+        Verdict::Emptied => known_generation + 1,
         Verdict::Lost(why) => return Err(shared.lose(why)),
     };
     let position = match last {
@@ -173,15 +193,65 @@ fn resume(from: &Checkpoint, file: FileId, shared: &Shared) -> Result<(u64, Plac
     Ok((generation, place))
 }
 
+/// Without a log: the pass that will hold everything that is committed now.
+fn head_without_log(reader: &Reader, shared: &Shared) -> Result<Checkpoint> {
+    let signature = reader.look()?;
+    let mut known = shared.lock();
+    let pass = match &known.settled {
+        Some((settled, pass)) if *settled == signature => *pass,
+        _ => known.started + 1,
+    };
+    known.wanted = known.wanted.max(pass);
+    let place = Place { id: pass, ..Place::BEFORE };
+    Ok([(partition(signature.file, known.generation), Position::at(place.text()))].into_iter().collect())
+}
+
+/// Without a log: reads the table, to compare with it from now on.
+fn pin_without_log(reader: &Reader, shared: &Shared) -> Result<Checkpoint> {
+    let pass = shared.lock().started + 1;
+    let before = reader.look()?;
+    let digests = Digests::take(reader, pass)?;
+    let mut known = shared.lock();
+    if std::mem::take(&mut known.lost) {
+        known.generation += 1;
+    }
+    known.started = pass;
+    known.settled = digests.signature.clone().map(|signature| (signature, pass));
+    known.digests = Some(digests);
+    let seen = Seen { at: now(), counter: before.counter() };
+    let place = Place { id: pass, seen: Some(seen), ..Place::BEFORE };
+    Ok([(partition(before.file, known.generation), Position::at(place.text()))].into_iter().collect())
+}
+
+/// Without a log: goes on only where the digests are those of the very position.
+fn resume_without_log(
+    options: &Options,
+    shared: Shared,
+    file: FileId,
+    generation: u64,
+    place: Place,
+    fill: usize,
+) -> Result<Differ> {
+    let digests = shared.lock().digests.take().filter(|digests| digests.pass == place.id);
+    match digests {
+        Some(digests) => Ok(Differ::new(options, shared, file, generation, place, digests, fill)),
+        None => Err(shared.lose("without events nobody knows what was removed since the last change that was read")),
+    }
+}
+
 impl Source for SqliteSource {
     fn head(&self) -> Fut<'_, Checkpoint> {
         let (reader, shared) = (Arc::clone(&self.reader), self.shared.clone());
-        Box::pin(blocking(move || head(&reader, &shared)))
+        let without_log = self.options.events_off;
+        Box::pin(blocking(
+            move || if without_log { head_without_log(&reader, &shared) } else { head(&reader, &shared) },
+        ))
     }
 
     fn pin(&self) -> Fut<'_, Checkpoint> {
         let (reader, shared) = (Arc::clone(&self.reader), self.shared.clone());
-        Box::pin(blocking(move || pin(&reader, &shared)))
+        let without_log = self.options.events_off;
+        Box::pin(blocking(move || if without_log { pin_without_log(&reader, &shared) } else { pin(&reader, &shared) }))
     }
 
     fn tail<'a>(&'a self, from: &'a Checkpoint, pool: &'a Pool) -> Fut<'a, Box<dyn Tail>> {
@@ -189,16 +259,20 @@ impl Source for SqliteSource {
         let from = from.clone();
         Box::pin(async move {
             let fill = pool.batch_bytes();
-            let follower = blocking(move || {
+            let feed = blocking(move || {
                 let file = reader.look()?.file;
                 let (generation, place) = resume(&from, file, &shared)?;
+                if options.events_off {
+                    let differ = resume_without_log(&options, shared, file, generation, place, fill)?;
+                    return Ok(Box::new(differ) as Box<dyn Feed>);
+                }
                 let follower = Follower::new(&options, shared, file, generation, place, fill);
                 // The proof: the same look that the tail takes, here so that a lost position is known at once.
                 follower.prove(&reader)?;
-                Ok(follower)
+                Ok(Box::new(follower) as Box<dyn Feed>)
             })
             .await?;
-            Ok(Box::new(SqliteTail::start(follower, self.shared.clone(), pool)?) as Box<dyn Tail>)
+            Ok(Box::new(SqliteTail::start(feed, self.shared.clone(), pool)?) as Box<dyn Tail>)
         })
     }
 }

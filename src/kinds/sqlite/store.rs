@@ -148,7 +148,8 @@ impl Store for SqliteStore {
     }
 }
 
-struct Page {
+/// A page to be read.
+pub(super) struct Page {
     after: Option<Vec<u8>>,
     from: Vec<u8>,
     to: Vec<u8>,
@@ -165,8 +166,13 @@ impl Page {
         Ok(Self { after, from, to })
     }
 
+    /// Of the whole table, behind a key.
+    pub(super) fn behind(after: Option<Vec<u8>>) -> Self {
+        Self { after, from: Vec::new(), to: Vec::new() }
+    }
+
     /// Reads up to about `fill_bytes`; true if the range ends there.
-    fn read(&self, view: &View<'_>, fill_bytes: usize) -> Result<(Rows, bool)> {
+    pub(super) fn read(&self, view: &View<'_>, fill_bytes: usize) -> Result<(Rows, bool)> {
         const ATTEMPT: &str = "scan table kv";
         let (low, bound) = match &self.after {
             Some(after) => ("key > ?1", after),

@@ -10,7 +10,7 @@ use std::thread;
 use crossbeam_channel::{Receiver, Sender};
 use tokio::sync::mpsc;
 
-use super::follow::Follower;
+use super::follow::Feed;
 use super::source::Shared;
 use crate::error::{Error, Result};
 use crate::model::{Batch, Checkpoint};
@@ -29,22 +29,22 @@ pub struct SqliteTail {
 }
 
 impl SqliteTail {
-    pub(super) fn start(follower: Follower, shared: Shared, pool: &Pool) -> Result<Self> {
+    pub(super) fn start(feed: Box<dyn Feed>, shared: Shared, pool: &Pool) -> Result<Self> {
         let (empty, asks) = crossbeam_channel::bounded(1);
         let (answers, filled) = mpsc::channel(1);
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         thread::Builder::new()
             .name("sqlite-tail".into())
-            .spawn(move || run(follower, &asks, &answers, &stopped))
+            .spawn(move || run(feed, &asks, &answers, &stopped))
             .map_err(|error| Error::transient("start the thread that follows a SQLite backend").because(error))?;
         Ok(Self { pool: pool.clone(), empty, filled, asked: false, stop, shared })
     }
 }
 
-fn run(mut follower: Follower, asks: &Receiver<Batch>, answers: &mpsc::Sender<Result<Batch>>, stop: &AtomicBool) {
+fn run(mut feed: Box<dyn Feed>, asks: &Receiver<Batch>, answers: &mpsc::Sender<Result<Batch>>, stop: &AtomicBool) {
     for batch in asks {
-        let answer = match follower.next(batch, stop) {
+        let answer = match feed.next(batch, stop) {
             Ok(Some(batch)) => Ok(batch),
             Ok(None) => return,
             Err(error) => Err(error),

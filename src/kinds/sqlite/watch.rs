@@ -69,6 +69,11 @@ impl Signature {
         u32::from_be_bytes(bytes.expect("a header has a hundred bytes"))
     }
 
+    /// The schema cookie: another one after each change of a table's definition. In WAL mode that may still be in the log.
+    pub fn schema(&self) -> Option<[u8; 4]> {
+        if self.is_wal() { None } else { self.header.get(40..44).and_then(|bytes| bytes.try_into().ok()) }
+    }
+
     /// Whether a commit after this look is sure to give another signature. Times of files move in steps of some
     /// milliseconds, so a file that was written a moment ago may be written again without a trace.
     pub fn is_settled(&self) -> bool {

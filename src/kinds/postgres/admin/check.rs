@@ -6,7 +6,7 @@
 use crate::error::Error;
 use crate::kinds::postgres::admin::{check_settings, check_sink, check_source};
 use crate::kinds::postgres::conn::conninfo::{Host, SslMode};
-use crate::kinds::postgres::conn::{Endpoint, Session};
+use crate::kinds::postgres::conn::{Endpoint, ReplicationConn, Session};
 use crate::kinds::postgres::options::Options;
 
 /// How bad a finding is.
@@ -131,16 +131,29 @@ fn transport(endpoint: &Endpoint) -> Option<Finding> {
     })
 }
 
-/// A pooler gives out its own process numbers, so that they differ from the server's.
+/// A pooler gives out its own process numbers, so that they differ from the server's. In transaction mode a second
+/// connection is given the server process that the first one has just used, or the first one is given another.
 async fn pooler(endpoint: &Endpoint) -> Option<Finding> {
-    let mut conn = endpoint.plain().await.ok()?;
-    let rows = conn.simple_query("select pg_catalog.pg_backend_pid()").await.ok()?;
-    let pid = rows.first()?.first()?.as_deref()?.parse::<i32>().ok()?;
-    (pid != conn.backend_pid).then(|| {
+    let mut first = endpoint.plain().await.ok()?;
+    let used = backend(&mut first, "select pg_catalog.pg_backend_pid()").await?;
+    if used == first.backend_pid {
+        return None;
+    }
+    let mut second = endpoint.plain().await.ok()?;
+    let taken = backend(&mut second, "begin; select pg_catalog.pg_backend_pid()").await?;
+    let again = backend(&mut first, "select pg_catalog.pg_backend_pid()").await?;
+    let itself = "connect to the server itself";
+    Some(if taken == used || again != used {
         Finding::error(
-            "a connection pooler stands between driftless and the server: sessions lose their settings and transactions \
-             their connection",
-            "connect to the server itself, or to a pool in session mode (pool_mode = session)",
+            "a connection pooler in transaction mode stands between driftless and the server: settings of a session are \
+             lost between its transactions",
+            format!("{itself}, or through a pool in session mode"),
         )
+    } else {
+        Finding::warning("a connection pooler in session mode stands between driftless and the server", itself)
     })
+}
+
+async fn backend(conn: &mut ReplicationConn, sql: &str) -> Option<i32> {
+    conn.simple_query(sql).await.ok()?.first()?.first()?.as_deref()?.parse().ok()
 }

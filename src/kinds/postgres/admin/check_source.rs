@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use tokio_postgres::Client;
 
-use crate::error::{Fault, Result};
+use crate::error::{Error, Fault, Result};
 use crate::kinds::postgres::admin::check::Finding;
 use crate::kinds::postgres::admin::check_settings::{Facts, Provider};
 use crate::kinds::postgres::admin::slot::{self, Retention};
@@ -21,8 +21,10 @@ pub async fn replication_right(endpoint: &Endpoint, facts: &Facts) -> Finding {
         Provider::Rds => format!("grant rds_replication to {role}"),
         Provider::Own | Provider::Azure | Provider::Google => format!("alter role {role} replication"),
     };
+    let pooled = |error: &Error| error.to_string().contains("08P01");
     match endpoint.replication().await {
         Ok(_) => Finding::ok(format!("role {role} may replicate")),
+        Err(error) if pooled(&error) => Finding::error(error.to_string(), "connect to the server itself"),
         Err(error) if error.fault() == Fault::Config => {
             Finding::error(format!("role {role} cannot open a replication connection: {error}"), fix)
         }

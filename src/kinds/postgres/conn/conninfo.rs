@@ -416,7 +416,7 @@ mod tests {
     }
 
     fn parse(text: &str) -> ConnInfo {
-        parse_in(text, &[("USER", "me"), ("HOME", "/home/me")]).unwrap()
+        parse_in(text, &[("USER", "me"), ("HOME", "/users/me")]).unwrap()
     }
 
     fn targets(text: &str) -> String {
@@ -467,8 +467,8 @@ mod tests {
             (info.tls.mode, info.tls.sni, info.channel_binding),
             (SslMode::Prefer, true, ChannelBinding::Prefer)
         );
-        assert_eq!(info.tls.roots, Roots::Usual(Some("/home/me/.postgresql/root.crt".into())));
-        assert_eq!(info.passfile.as_deref(), Some(std::path::Path::new("/home/me/.pgpass")));
+        assert_eq!(info.tls.roots, Roots::Usual(Some("/users/me/.postgresql/root.crt".into())));
+        assert_eq!(info.passfile.as_deref(), Some(std::path::Path::new("/users/me/.pgpass")));
         assert_eq!(parse("host=h sslrootcert=system").tls.mode, SslMode::VerifyFull);
         for text in [
             "sslrootcert=system sslmode=require",

@@ -148,12 +148,10 @@ mod tests {
 
     #[test]
     fn only_plain_columns_are_taken_from_a_unique_definition() {
-        let constraint = |name: &str, kind, definition: &str| Constraint {
-            name: name.into(),
-            kind,
-            definition: definition.into(),
-        };
-        let index = |name: &str, definition: &str| Index { name: name.into(), unique: true, definition: definition.into() };
+        let constraint =
+            |name: &str, kind, definition: &str| Constraint { name: name.into(), kind, definition: definition.into() };
+        let index =
+            |name: &str, definition: &str| Index { name: name.into(), unique: true, definition: definition.into() };
         let shape = Shape {
             constraints: vec![constraint("u", 'u', "UNIQUE (a, b)"), constraint("c", 'c', "CHECK ((a > 0))")],
             indexes: vec![

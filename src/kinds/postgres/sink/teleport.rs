@@ -21,7 +21,9 @@ const LOCK: &str = "select pg_advisory_xact_lock(hashtext('driftless'), hashtext
 pub async fn make(session: &Session) -> Result<()> {
     let schema = &session.schema;
     if schema.is_empty() {
-        return Err(Error::config("open the destination: no schema of its search_path exists: create one or set search_path"));
+        return Err(Error::config(
+            "open the destination: no schema of its search_path exists: create one or set search_path",
+        ));
     }
     if is_complete(session).await? {
         return Ok(());

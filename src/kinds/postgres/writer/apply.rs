@@ -197,10 +197,8 @@ impl Sender<'_> {
             ))
             .into());
         }
-        let wanted: Vec<(&str, Form)> = missing
-            .iter()
-            .map(|&column| (&*binding.place(column).quoted, binding.form(column)))
-            .collect();
+        let wanted: Vec<(&str, Form)> =
+            missing.iter().map(|&column| (&*binding.place(column).quoted, binding.form(column))).collect();
         let found = {
             let parts = Parts { sorted, binding, rows, key: Some(Key::Older), columns: &[] };
             let (arrays, feed) = self.key_feed(binding, &parts)?;
@@ -274,11 +272,8 @@ impl Sender<'_> {
             return self.insert(sorted, group, &rows).await;
         }
         let new_table = copying && target.was_empty && !self.bindings.has_collided(target);
-        let (new, rest) = if new_table {
-            ([&rest[..], &group.fresh].concat(), Vec::new())
-        } else {
-            (group.fresh.clone(), rest)
-        };
+        let (new, rest) =
+            if new_table { ([&rest[..], &group.fresh].concat(), Vec::new()) } else { (group.fresh.clone(), rest) };
         let direct = way == Way::Direct
             && new.len() >= COPY_ROWS
             && binding.one_form().is_some()
