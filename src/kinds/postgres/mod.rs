@@ -16,6 +16,7 @@ pub mod kvrow;
 pub mod options;
 pub mod rowcodec;
 pub mod shape;
+pub mod store;
 pub mod wire;
 
 pub use conn::{Endpoint, ReplicationConn, Session};
