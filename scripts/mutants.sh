@@ -30,6 +30,12 @@ wrapper() {
   echo "$target/rustc/$1"
 }
 
+# A simulation that fails by itself would seem to catch everything.
+if ! DRIFTLESS_SEEDS=$seeds CARGO_TARGET_DIR="$target" cargo test --locked --test sim >"$target/log/none.log" 2>&1; then
+  echo "MUTANT none FAILED: the simulation is red without any mutation, see $target/log/none.log"
+  exit 1
+fi
+
 survivors=0
 for name in "${mutations[@]}"; do
   grep -rqE "mutate *= *\"$name\"" src || { echo "MUTANT $name FAILED: the code has no such mutation"; survivors=$((survivors + 1)); continue; }

@@ -33,10 +33,10 @@ prove() {
 tests() { cargo test --locked --release --test it -- "prove::$1" --nocapture --test-threads=1; }
 
 fresh_clone() { scripts/fresh.sh; }
-routes() { tests routes; }
-kills() { tests kills; }
-pgbench() { tests pgbench; }
-huge() { tests huge; }
+routes() { tests routes::; }
+kills() { tests kills::; }
+pgbench() { tests raw::pgbench; }
+huge() { tests raw::huge; }
 peers() { scripts/bench.sh peers; }
 own() { scripts/bench.sh own; }
 secrets() { scripts/secrets.sh; }

@@ -7,6 +7,7 @@ pub mod engine;
 pub mod error;
 pub mod kinds;
 pub mod model;
+pub mod ops;
 pub mod pool;
 pub mod sink;
 pub mod source;

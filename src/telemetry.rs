@@ -6,7 +6,7 @@
 
 use std::sync::OnceLock;
 
-use metrics::{Unit, describe_counter, describe_gauge};
+use metrics::{Unit, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
@@ -35,8 +35,10 @@ pub mod names {
     pub const STATE: &str = "driftless_state";
     /// Epoch of the claim.
     pub const EPOCH: &str = "driftless_epoch";
-    /// Rows read by the copy that is under way.
-    pub const WALK_ROWS: &str = "driftless_copy_rows";
+    /// Rows read by the walk that is under way, or was last.
+    pub const WALK_ROWS: &str = "driftless_walk_rows";
+    /// Rows found missing, different or extra, and written.
+    pub const REPAIRED: &str = "driftless_repaired_rows_total";
     /// 1 if `/readyz` says yes.
     pub const READY: &str = "driftless_ready";
 }
@@ -84,6 +86,28 @@ pub fn start_metrics() -> Result<PrometheusHandle> {
     Ok(HANDLE.get_or_init(|| handle).clone())
 }
 
+/// Every word of `driftless_state`.
+const STATES: [&str; 6] = ["standby", "snapshot", "catching_up", "following", "gap", "stopped"];
+
+/// What a pipeline is doing, told when somebody looks.
+pub fn pipeline(stream: &str, state: &str, lag_changes: Option<u64>, ready: bool) {
+    let one = |yes: bool| if yes { 1.0 } else { 0.0 };
+    for word in STATES {
+        gauge!(names::STATE, "stream" => stream.to_owned(), "state" => word).set(one(word == state));
+    }
+    let unknown = f64::NAN;
+    gauge!(names::LAG_CHANGES, "stream" => stream.to_owned()).set(lag_changes.map_or(unknown, |n| n as f64));
+    gauge!(names::READY, "stream" => stream.to_owned()).set(one(ready));
+}
+
+/// Keeps what was counted small while nobody looks at it. Never ends.
+pub async fn upkeep(handle: PrometheusHandle) {
+    loop {
+        tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+        handle.run_upkeep();
+    }
+}
+
 fn describe() {
     describe_counter!(names::CHANGES, Unit::Count, "Changes made durable in the sink");
     describe_counter!(names::COMMITS, Unit::Count, "Commits made durable in the sink");
@@ -92,9 +116,10 @@ fn describe() {
     describe_counter!(names::GAPS, Unit::Count, "Gaps opened: the source no longer had what follows our position");
     describe_gauge!(names::CONSISTENT, "1 if the sink is a state that the source had and nothing is missing");
     describe_gauge!(names::LAG_SECONDS, Unit::Seconds, "Age of the oldest change that the sink does not have");
-    describe_gauge!(names::LAG_CHANGES, Unit::Count, "Changes read and not yet durable in the sink; absent if unknown");
+    describe_gauge!(names::LAG_CHANGES, Unit::Count, "Changes read and not yet durable in the sink; NaN if unknown");
     describe_gauge!(names::STATE, "1 for the state that the pipeline is in");
     describe_gauge!(names::EPOCH, "Epoch of the claim; grows when the stream changes hands");
-    describe_gauge!(names::WALK_ROWS, Unit::Count, "Rows read by the copy that is under way, or was last");
+    describe_gauge!(names::WALK_ROWS, Unit::Count, "Rows read by the walk that is under way, or was last");
+    describe_counter!(names::REPAIRED, Unit::Count, "Rows found missing, different or extra, and written");
     describe_gauge!(names::READY, "1 if /readyz says yes");
 }

@@ -5,14 +5,27 @@
 
 pub mod args;
 pub mod exit;
+pub mod http;
+pub mod print;
+pub mod progress;
+#[cfg(feature = "sqlite")]
+mod show;
+pub mod signals;
+mod work;
+
+use std::io::IsTerminal as _;
+use std::time::Duration;
 
 use clap::Parser as _;
 
 use crate::config::{self, Config};
 use crate::error::{Error, Result};
+use crate::ops;
+use crate::ops::outcome::Severity;
 use crate::telemetry::{self, Format};
-use args::{Cli, Command, LogFormat, Target};
+use args::{Cli, Command, LogFormat, Output, Target};
 pub use exit::Exit;
+use print::Printer;
 
 /// Runs the program: parses the command line, does what it says, reports, and gives the exit code.
 pub fn main() -> Exit {
@@ -25,18 +38,18 @@ pub fn main() -> Exit {
         }
     };
     exit::install_panic_hook(output.json);
+    start_logs(output);
     keep_memory_private();
-    let format = if output.log_format == LogFormat::Json { Format::Json } else { Format::Text };
-    telemetry::start_logs(
-        output.verbose,
-        format,
-        std::io::IsTerminal::is_terminal(&std::io::stderr()),
-        std::io::stderr,
-    );
-    match run(&command) {
+    let done = runtime().and_then(|runtime| runtime.block_on(run(&command, Printer::new(output.json))));
+    match done {
         Ok(exit) => exit,
         Err(error) => exit::report(&error, output.json),
     }
+}
+
+fn start_logs(output: Output) {
+    let format = if output.log_format == LogFormat::Json { Format::Json } else { Format::Text };
+    telemetry::start_logs(output.verbose, format, std::io::stderr().is_terminal(), || progress::Stderr);
 }
 
 /// A core dump, or another process of the same user, must not get at the keys that pass through our memory.
@@ -47,16 +60,50 @@ fn keep_memory_private() {
     }
 }
 
-fn run(command: &Command) -> Result<Exit> {
-    let target = match command {
-        Command::Clone(follow) | Command::Run(follow) => &follow.target,
-        Command::Verify(verify) => &verify.target,
-        Command::Status(status) => &status.target,
-        Command::Check(check) | Command::DropSlot(check) => &check.target,
-        Command::Demo(_) => return Err(Error::config("demo: not part of this build")),
-    };
-    let _config = load(target)?;
-    Err(Error::config("not part of this build"))
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("driftless").build();
+    runtime.map_err(|error| Error::transient("start the runtime").because(error))
+}
+
+async fn run(command: &Command, printer: Printer) -> Result<Exit> {
+    match command {
+        Command::Status(status) => watch(&load(&status.target)?, status.watch, printer).await,
+        Command::Check(check) => {
+            let findings = ops::check::check(&load(&check.target)?).await;
+            printer.findings(&findings)?;
+            let wrong = findings.iter().any(|finding| finding.severity == Severity::Error);
+            Ok(if wrong { Exit::Failed } else { Exit::Done })
+        }
+        Command::DropSlot(check) => {
+            for dropped in ops::drop_slot::drop_slot(&load(&check.target)?).await? {
+                printer.dropped(&dropped)?;
+            }
+            Ok(Exit::Done)
+        }
+        Command::Run(options) => work::run(load(&options.target)?, options, printer).await,
+        Command::Clone(options) => work::clone(load(&options.target)?, options, printer).await,
+        Command::Verify(options) => work::compare(load(&options.target)?, options, printer).await,
+        #[cfg(feature = "sqlite")]
+        Command::Demo(options) => show::run(options, printer).await,
+        #[cfg(not(feature = "sqlite"))]
+        Command::Demo(_) => Err(Error::config("demo: this build of driftless was made without sqlite, which it shows")),
+    }
+}
+
+/// Shows what every pipeline is doing, once or until stopped.
+async fn watch(config: &Config, again: bool, printer: Printer) -> Result<Exit> {
+    printer.status(&ops::status::status(config).await?, again)?;
+    if !again {
+        return Ok(Exit::Done);
+    }
+    let mut stop = signals::listen()?;
+    loop {
+        let pause = tokio::time::timeout(Duration::from_secs(1), stop.wait_for(|stop| *stop));
+        if pause.await.is_ok() {
+            return Ok(Exit::Done);
+        }
+        printer.status(&ops::status::status(config).await?, true)?;
+    }
 }
 
 /// Reads the configuration and keeps the pipelines that were asked for.

@@ -37,6 +37,13 @@ pub struct Config {
     pub notes: Vec<String>,
 }
 
+impl Config {
+    /// Bytes that one pipeline's changes may take.
+    pub fn memory_of_one(&self) -> usize {
+        usize::try_from(self.memory / self.pipelines.len().max(1) as u64).unwrap_or(usize::MAX)
+    }
+}
+
 /// LIMIT: below this the fixed costs of a pipeline (connections, buffers of 16 KiB) leave no room for changes.
 const LEAST_MEMORY: u64 = 16 << 20;
 

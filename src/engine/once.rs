@@ -44,7 +44,7 @@ pub(crate) async fn run(attempt: &mut Attempt<'_>, lanes: &[Checkpoint]) -> Resu
     let begun = unfinished && lanes.iter().all(|lane| lane.names(&name) && *lane.get(&name) == Position::Start);
     let first = !lanes.iter().any(|lane| lane.names(&plan::loaded())) && !attempt.foreign;
     pipeline.sink.prepare(&tables, first).await?;
-    let store = load::view(attempt).await?;
+    let store = load::view(pipeline).await?;
     let walk = if begun { name } else { begin(attempt, lanes, newest + 1).await? };
     let mut copied = Copied::default();
     let (bridge, now) = (pipeline.bridge.as_ref(), pipeline.clock.wall());

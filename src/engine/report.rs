@@ -9,6 +9,7 @@ use crate::engine::heal::Tally;
 use crate::engine::status::Status;
 use crate::error::Error;
 use crate::model::{Checkpoint, Commit};
+use crate::telemetry::names;
 
 struct Handles {
     changes: Counter,
@@ -21,10 +22,10 @@ struct Handles {
 fn handles() -> &'static Handles {
     static HANDLES: OnceLock<Handles> = OnceLock::new();
     HANDLES.get_or_init(|| Handles {
-        changes: counter!("driftless_committed_changes_total"),
-        commits: counter!("driftless_commits_total"),
-        bytes: counter!("driftless_committed_bytes_total"),
-        retries: counter!("driftless_commit_retries_total"),
+        changes: counter!(names::CHANGES),
+        commits: counter!(names::COMMITS),
+        bytes: counter!(names::BYTES),
+        retries: counter!(names::RETRIES),
     })
 }
 
@@ -44,7 +45,7 @@ pub fn lane_committed(lane: u16, commit: &Commit) {
     tracing::trace!(lane, number = commit.number, changes = commit.changes.len(), upto = %commit.upto, "commit landed");
 }
 
-/// A commit was not answered, or refused for now.
+/// A commit was not answered, or refused in a way that can pass.
 pub fn commit_is_tried_again(lane: u16, error: &Error, attempt: u32, pause: Duration) {
     handles().retries.increment(1);
     // A sink that is away for an hour must not fill the log: the first tries are told, then every twelfth (a minute).
@@ -60,7 +61,7 @@ pub fn attempt_ended(stream: &str, error: &Error, pause: Duration) {
 
 /// A gap was found.
 pub fn gap_opened(stream: &str, reason: &str) {
-    counter!("driftless_gaps_total", "stream" => stream.to_owned()).increment(1);
+    counter!(names::GAPS, "stream" => stream.to_owned()).increment(1);
     tracing::error!(stream, reason, "gap: the source no longer has what follows our position; healing by difference");
 }
 
@@ -77,11 +78,11 @@ pub fn loaded(stream: &str, rows: u64, bytes: u64) {
 /// A walk over both stores is finished.
 pub fn healed(stream: &str, tally: &Tally) {
     let Tally { compared, missing, different, extra, kept } = *tally;
-    counter!("driftless_repaired_rows_total", "stream" => stream.to_owned()).increment(tally.repaired());
+    counter!(names::REPAIRED, "stream" => stream.to_owned()).increment(tally.repaired());
     tracing::info!(stream, compared, missing, different, extra, kept, "both sides compared and repaired");
 }
 
-/// The stream is somebody else's for now.
+/// The stream is somebody else's.
 pub fn standing_by(stream: &str, owner: &str) {
     tracing::warn!(
         stream,
@@ -125,10 +126,10 @@ impl Gauges {
     pub fn new(stream: &str) -> Self {
         let stream = stream.to_owned();
         Self {
-            consistent: gauge!("driftless_consistent", "stream" => stream.clone()),
-            lag_seconds: gauge!("driftless_lag_seconds", "stream" => stream.clone()),
-            epoch: gauge!("driftless_epoch", "stream" => stream.clone()),
-            rows: gauge!("driftless_walk_rows", "stream" => stream),
+            consistent: gauge!(names::CONSISTENT, "stream" => stream.clone()),
+            lag_seconds: gauge!(names::LAG_SECONDS, "stream" => stream.clone()),
+            epoch: gauge!(names::EPOCH, "stream" => stream.clone()),
+            rows: gauge!(names::WALK_ROWS, "stream" => stream),
         }
     }
 }

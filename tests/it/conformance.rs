@@ -21,6 +21,9 @@ use driftless::store::Store;
 /// One write at a source: a key and its new value, or that it goes.
 pub type Write = (Vec<u8>, Option<Vec<u8>>);
 
+/// Commits writes as one transaction.
+pub type WriteAtOnce = dyn Fn(&[Write]) + Send + Sync;
+
 /// A source and a sink of one kind, both empty.
 pub struct Rig {
     pub source: Arc<dyn Source>,
@@ -28,7 +31,7 @@ pub struct Rig {
     pub sink: Arc<dyn Sink>,
     pub sink_store: Arc<dyn Store>,
     /// Commits these writes as one transaction at the source, by the kind's own means.
-    pub write: Box<dyn Fn(&[Write]) + Send + Sync>,
+    pub write: Box<WriteAtOnce>,
     /// Whatever must live as long as the rig.
     pub guard: Box<dyn std::any::Any + Send + Sync>,
 }

@@ -3,15 +3,25 @@
 //! A server that cannot be started fails the test that needs it; nothing is skipped. `make servers` installs them.
 #![allow(clippy::unwrap_used, missing_docs, dead_code)] // Tests stop at the first surprise.
 
+mod cli;
 mod config;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 #[macro_use]
 mod conformance;
 #[cfg(feature = "postgresql")]
+mod pgadmin;
+#[cfg(feature = "postgresql")]
+mod pgcheck;
+#[cfg(feature = "postgresql")]
 mod pgconn;
 #[cfg(feature = "postgresql")]
+mod pgsink;
+#[cfg(feature = "postgresql")]
 mod pgstore;
+#[cfg(feature = "postgresql")]
+mod pgstream;
+mod prove;
 mod support;
 
 #[test]

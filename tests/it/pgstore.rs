@@ -7,12 +7,11 @@ use std::time::Duration;
 
 use driftless::error::Fault;
 use driftless::kinds::postgres::catalog::{self, Need, Pattern, Scope};
-use driftless::kinds::postgres::rowcodec::{self, Columns, Value};
 use driftless::kinds::postgres::shape::{Identity, Shape};
 use driftless::kinds::postgres::store::PgStore;
 use driftless::kinds::postgres::{Endpoint, Options};
 use driftless::kinds::postgres::{ddl, kvrow};
-use driftless::model::{Batch, Op, PartitionId, Position, Steps, Table};
+use driftless::model::{Batch, Op, PartitionId, Position, Steps};
 use driftless::store::{Range, Store};
 use tokio_postgres::Client;
 

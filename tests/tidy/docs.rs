@@ -148,6 +148,146 @@ fn each_configuration_key_is_described() {
     );
 }
 
+/// Names of metrics: `telemetry` has them all, each as a constant.
+fn metrics() -> BTreeSet<String> {
+    let text = std::fs::read_to_string(root().join("src/telemetry.rs")).unwrap();
+    let text = text.split("#[cfg(test)]").next().unwrap();
+    text.lines()
+        .filter(|line| line.trim_start().starts_with("pub const"))
+        .filter_map(|line| line.split('"').nth(1))
+        .filter(|name| name.starts_with("driftless_"))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn metrics_have_their_names_in_one_place() {
+    let mut findings = Vec::new();
+    for (path, source) in crate::sources().iter().filter(|(path, _)| path != "src/telemetry.rs") {
+        for (number, line) in source.product() {
+            let registers = ["counter!(\"", "gauge!(\"", "histogram!(\""].iter().any(|call| line.code.contains(call));
+            if registers {
+                findings.push(format!("{path}:{number}: names a metric; take the constant of src/telemetry.rs"));
+            }
+        }
+    }
+    report(findings);
+}
+
+#[test]
+fn each_metric_is_described_and_each_described_metric_is_there() {
+    let text = std::fs::read_to_string(root().join("docs/operation.md")).unwrap();
+    let described: BTreeSet<String> = text
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|code| code.starts_with("driftless_") && !code.contains('…'))
+        .map(str::to_owned)
+        .collect();
+    let metrics = metrics();
+    assert!(!metrics.is_empty(), "metrics are no longer registered where this test looks");
+    let missing = metrics.difference(&described).map(|name| format!("docs/operation.md: `{name}` is not described"));
+    let gone = described.difference(&metrics).map(|name| format!("docs/operation.md: there is no metric `{name}`"));
+    report(missing.chain(gone).collect());
+}
+
+/// The verbs of the command line, from the enum that defines them.
+fn verbs() -> BTreeSet<String> {
+    let text = std::fs::read_to_string(root().join("src/cli/args.rs")).unwrap();
+    let body = text.split("pub enum Command {").nth(1).expect("src/cli/args.rs defines `enum Command`");
+    let body = body.split("\n}").next().unwrap();
+    let variant = |line: &str| {
+        let name = line.trim().split(['(', ',', ' ']).next()?;
+        let starts = name.starts_with(|c: char| c.is_ascii_uppercase())
+            && line.starts_with("    ")
+            && !line.starts_with("     ");
+        starts.then(|| name.to_owned())
+    };
+    body.lines().filter_map(variant).map(|name| kebab(&name)).collect()
+}
+
+fn kebab(name: &str) -> String {
+    let mut text = String::new();
+    for c in name.chars() {
+        if c.is_ascii_uppercase() && !text.is_empty() {
+            text.push('-');
+        }
+        text.push(c.to_ascii_lowercase());
+    }
+    text
+}
+
+#[test]
+fn verbs_of_the_documents_exist_and_each_verb_is_described() {
+    let verbs = verbs();
+    assert!(
+        verbs.contains("run") && verbs.contains("drop-slot"),
+        "verbs are no longer found where this test looks: {verbs:?}"
+    );
+    let mut findings = Vec::new();
+    let mut shown = BTreeSet::new();
+    for file in documents() {
+        for (number, line) in file.text.lines().enumerate() {
+            let quoted = line.split('`').skip(1).step_by(2);
+            for command in quoted.chain([line]).filter_map(|code| code.strip_prefix("driftless ")) {
+                let verb = command.split_whitespace().next().unwrap_or_default();
+                shown.insert(verb.to_owned());
+                let in_prose = !line.contains("  ") && !line.contains('`');
+                if !in_prose && !verbs.contains(verb) {
+                    findings.push(format!("{}:{}: `driftless {verb}` is no command", file.path, number + 1));
+                }
+            }
+        }
+    }
+    findings.extend(
+        verbs
+            .iter()
+            .filter(|v| !shown.contains(*v) && *v != "demo")
+            .map(|v| format!("docs: `driftless {v}` is nowhere")),
+    );
+    report(findings);
+}
+
+/// Whether a text quotes a number with this sign before it, as a word: `P1` is not in `P10`.
+fn quotes(text: &str, sign: &str) -> bool {
+    let edge = |c: Option<char>| c.is_none_or(|c| !c.is_ascii_alphanumeric());
+    text.match_indices(sign)
+        .any(|(at, _)| edge(text[..at].chars().next_back()) && edge(text[at + sign.len()..].chars().next()))
+}
+
+#[test]
+fn each_promise_is_quoted_by_a_test_that_would_break_with_it() {
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let promises: Vec<&str> = readme
+        .lines()
+        .filter_map(|line| line.strip_prefix("| P").and_then(|_| line[2..].split_whitespace().next()))
+        .collect();
+    assert_eq!(promises.len(), 10, "the README's promises are no longer found where this test looks: {promises:?}");
+    let mut tests = files(&["tests/it", "tests/sim", "scripts"], "");
+    // Of the product's own files only what stands in their tests.
+    for mut file in files(&["src"], ".rs") {
+        if !file.path.ends_with("tests.rs") {
+            file.text = file.text.split_once("#[cfg(test)]").map_or(String::new(), |(_, tests)| tests.to_owned());
+        }
+        tests.push(file);
+    }
+    let broken = |promise: &&str| !tests.iter().any(|file| quotes(&file.text, promise));
+    report(promises.iter().filter(|p| broken(p)).map(|p| format!("README.md: no test quotes {p}")).collect());
+}
+
+#[test]
+fn each_invariant_is_quoted_where_it_is_kept() {
+    let text = std::fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let numbers: Vec<&str> =
+        text.lines().filter_map(|line| line.strip_prefix("### Invariant ")?.split(':').next()).collect();
+    assert_eq!(numbers.len(), 4, "the invariants are no longer found where this test looks: {numbers:?}");
+    let code: Vec<String> = files(&["src"], ".rs").into_iter().map(|file| file.text.to_lowercase()).collect();
+    let kept = |number: &str| code.iter().any(|text| quotes(text, &format!("invariant {number}")));
+    report(
+        numbers.iter().filter(|n| !kept(n)).map(|n| format!("ARCHITECTURE.md: nothing quotes invariant {n}")).collect(),
+    );
+}
+
 #[test]
 fn each_script_is_called_by_somebody() {
     let callers: String =

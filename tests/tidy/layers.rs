@@ -21,7 +21,9 @@ fn may_name(module: &[String]) -> Option<Vec<String>> {
         "pool" | "source" | "sink" | "store" | "bridge" => CONTRACTS.to_vec(),
         "telemetry" => vec!["telemetry", "model", "error"],
         "engine" => [CONTRACTS, &["engine", "telemetry"]].concat(),
-        "kinds" if module.len() == 1 => [CONTRACTS, &["kinds", "telemetry"]].concat(),
+        // What lies between two kinds knows all of them, and what opens them knows the configuration too.
+        "kinds" if module.get(1).is_none_or(|part| part == "bridges") => [CONTRACTS, &["kinds", "telemetry"]].concat(),
+        "kinds" if module[1] == "open" => [CONTRACTS, &["kinds", "config", "telemetry"]].concat(),
         "kinds" => [CONTRACTS, &["telemetry"]].concat(),
         "config" => vec!["config", "error", "model"],
         "ops" => [CONTRACTS, &["ops", "engine", "kinds", "config", "telemetry"]].concat(),
@@ -163,8 +165,17 @@ fn is_pure(path: &str) -> bool {
         "compare.rs",
         "standby.rs",
     ];
-    const KINDS: &[&str] =
-        &["wire.rs", "shape.rs", "rowcodec.rs", "kvrow.rs", "translate.rs", "body.rs", "time.rs", "bridge.rs"];
+    const KINDS: &[&str] = &[
+        "wire.rs",
+        "shape.rs",
+        "rowcodec.rs",
+        "kvrow.rs",
+        "translate.rs",
+        "body.rs",
+        "time.rs",
+        "bridge.rs",
+        "log.rs",
+    ];
     let name = path.rsplit('/').next().unwrap();
     path.starts_with("src/model/")
         || path == "src/bridge.rs"
@@ -223,6 +234,7 @@ const SPAWNERS: &[(&str, &str)] = &[
     ("src/cli/", "the runtime, the status server, signals"),
     ("src/ops/", "one task per pipeline"),
     ("src/kinds/sqlite/store.rs", "reading a file blocks"),
+    ("src/kinds/sqlite/tail.rs", "a file is watched, which blocks"),
     ("src/kinds/sqlite/writer.rs", "a connection that writes lives on one thread"),
     ("src/kinds/postgres/conn/", "a connection is driven beside whoever asks it"),
     ("src/kinds/postgres/writer/", "commits of a lane go on after their caller has gone on"),

@@ -7,8 +7,11 @@
 //!
 //! [`catalog`] reads what a server says about its tables, [`ddl`] makes the same tables somewhere else.
 //!
-//! [`wire`] reads the bytes of the replication stream.
+//! [`stream`] follows the changes, over [`wire`], which reads the bytes of the replication stream.
+//!
+//! [`sink`] receives a stream, through the [`writer`] of each lane.
 
+pub mod admin;
 pub mod catalog;
 pub mod conn;
 pub mod ddl;
@@ -16,8 +19,13 @@ pub mod kvrow;
 pub mod options;
 pub mod rowcodec;
 pub mod shape;
+pub mod sink;
 pub mod store;
+pub mod stream;
 pub mod wire;
+pub mod writer;
 
 pub use conn::{Endpoint, ReplicationConn, Session};
 pub use options::{AuthMode, Options};
+pub use sink::PgSink;
+pub use stream::PostgresSource;

@@ -63,10 +63,12 @@ pub enum Journal {
     Wal,
     /// A rollback journal in memory: a crash in mid-commit can break the file.
     Memory,
+    /// No journal: a failed commit cannot be undone, so a sink refuses it.
+    Off,
 }
 
 impl Journal {
-    /// Reads Teleport's spelling (SQLite's names in any case). `OFF` is refused: a failed commit could not be undone.
+    /// Reads Teleport's spelling (SQLite's names in any case).
     pub fn parse(text: &str) -> Result<Self> {
         match text.to_ascii_uppercase().as_str() {
             "DELETE" => Ok(Self::Delete),
@@ -74,12 +76,10 @@ impl Journal {
             "PERSIST" => Ok(Self::Persist),
             "WAL" => Ok(Self::Wal),
             "MEMORY" => Ok(Self::Memory),
-            "OFF" => Err(Error::config(
-                "read journal: OFF cannot undo a failed commit, which driftless relies on; choose DELETE or WAL",
-            )),
-            _ => {
-                Err(Error::config(format!("read journal: {text:?} is none of DELETE, TRUNCATE, PERSIST, WAL, MEMORY")))
-            }
+            "OFF" => Ok(Self::Off),
+            _ => Err(Error::config(format!(
+                "read journal: {text:?} is none of DELETE, TRUNCATE, PERSIST, WAL, MEMORY, OFF"
+            ))),
         }
     }
 
@@ -90,6 +90,7 @@ impl Journal {
             Self::Persist => "PERSIST",
             Self::Wal => "WAL",
             Self::Memory => "MEMORY",
+            Self::Off => "OFF",
         }
     }
 }
@@ -140,7 +141,7 @@ mod tests {
         assert_eq!(Sync::parse("full").unwrap(), Sync::Full);
         assert_eq!(Journal::parse("wal").unwrap(), Journal::Wal);
         assert!(Sync::parse("sometimes").unwrap_err().to_string().contains("NORMAL"));
-        assert!(Journal::parse("off").unwrap_err().to_string().contains("WAL"));
+        assert!(Journal::parse("log").unwrap_err().to_string().contains("WAL"));
         assert_eq!(Options::new("/x/backend").file(), PathBuf::from("/x/backend/sqlite.db"));
     }
 }

@@ -9,6 +9,9 @@
 //! | WAL | neither, or an empty `-wal` | `immutable`, without locks, and believed only if file and log are the same afterwards: opening it in any other way would create both files |
 //! | WAL | a `-wal` with content but no `-shm` | not at all ("transient"): only a writer can rebuild the index |
 //!
+//! A file that is ours, a sink, is opened for reading and writing, though nothing is written here: a process of ours that was
+//! killed within a commit leaves a journal, and only a connection that may write can roll it back.
+//!
 //! A plain read-only connection to a WAL database would create `-shm`. One window is left: a writer that closes the file
 //! between our look at `-wal` and SQLite's lock a few microseconds later leaves us with an empty `-wal` of our making,
 //! which every SQLite takes for none.
@@ -20,7 +23,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use rusqlite::{Connection, OpenFlags};
 
@@ -31,18 +34,21 @@ use crate::error::{Error, Fault, Result};
 /// LIMIT: a scan and a handful of gets at the same time; more connections than this are closed after use.
 const KEPT: usize = 4;
 
-/// LIMIT: an optimistic read of a cleanly closed WAL database fails only while somebody opens it.
-const OPTIMISTIC_TRIES: usize = 5;
-
 /// Reads one database file.
 pub struct Reader {
     file: PathBuf,
     busy: Duration,
+    ours: bool,
     state: Mutex<State>,
 }
 
+/// What tables there are: `kv`, `events`, and the expression for a revision.
+type Tables = (bool, bool, &'static str);
+
 struct State {
     watch: Watch,
+    /// Learned under this schema cookie. A lock is held while we ask, so we do not ask twice.
+    tables: Option<(FileId, [u8; 4], Tables)>,
     kept: Vec<(FileId, Connection)>,
 }
 
@@ -52,6 +58,9 @@ pub struct View<'a> {
     pub connection: &'a Connection,
     /// The signature taken just before the transaction began.
     pub before: &'a Signature,
+    /// The signature within the transaction. In the rollback modes no writer can be within its commit then, so what it says
+    /// is committed; equal to `before`, nothing was committed while the transaction began.
+    pub inside: Signature,
     /// Whether table `kv` is there.
     pub has_kv: bool,
     /// Whether table `events` is there.
@@ -60,15 +69,24 @@ pub struct View<'a> {
     pub revision: &'static str,
 }
 
+/// LIMIT: about 20 ms of looking closely, which a commit that syncs its file rarely outlasts.
+const QUICK_TRIES: i32 = 128;
+
 enum Way {
     Shared,
     Immutable,
+    Ours,
 }
 
 impl Reader {
-    /// Of the file at this path. Opens nothing yet.
-    pub fn new(file: &Path, busy: Duration) -> Self {
-        Self { file: file.to_owned(), busy, state: Mutex::new(State { watch: Watch::new(file), kept: Vec::new() }) }
+    /// Of the file at this path; `ours`: a sink. Opens nothing yet.
+    pub fn new(file: &Path, busy: Duration, ours: bool) -> Self {
+        Self {
+            file: file.to_owned(),
+            busy,
+            ours,
+            state: Mutex::new(State { watch: Watch::new(file), tables: None, kept: Vec::new() }),
+        }
     }
 
     /// The file.
@@ -84,30 +102,42 @@ impl Reader {
 
     /// Runs `f` in one read transaction. Blocks; `f` must be quick, because a writer may be waiting.
     pub fn read<T>(&self, attempt: &str, mut f: impl FnMut(&View<'_>) -> Result<T>) -> Result<T> {
-        for _ in 0..OPTIMISTIC_TRIES {
+        let begun = Instant::now();
+        loop {
             let before = self.look()?;
-            let way = self.way(&before)?;
-            let mark = self.mark(&before);
-            let connection = self.connection(&before, &way, attempt)?;
-            let result = transact(&connection, &before, attempt, &mut f);
-            match way {
-                // What was read without locks counts only if nobody was there.
-                Way::Immutable if self.mark(&self.look()?) != mark => {}
-                Way::Immutable => return result,
-                Way::Shared => {
-                    let healthy = result.as_ref().err().is_none_or(|error| error.fault() != Fault::Transient);
-                    if !before.is_wal() && healthy {
-                        self.put_back(before.file, connection);
-                    }
-                    return result;
+            let result = self.read_once(&before, attempt, &mut f);
+            // The files beside a WAL database come and go with its writers, and not all at once.
+            let passing = before.is_wal() && result.as_ref().is_err_and(|error| error.fault() == Fault::Transient);
+            if !passing || begun.elapsed() >= self.busy {
+                return result;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn read_once<T>(&self, before: &Signature, attempt: &str, f: &mut impl FnMut(&View<'_>) -> Result<T>) -> Result<T> {
+        let way = self.way(before)?;
+        let mark = self.mark(before);
+        let connection = self.connection(before, &way, attempt)?;
+        let result = self.transact(&connection, before, attempt, f);
+        match way {
+            // What was read without locks counts only if nobody was there.
+            Way::Immutable if self.mark(&self.look()?) != mark => {
+                return Err(Error::transient(format!("{attempt}: the file is being opened by its writer")));
+            }
+            Way::Immutable => {}
+            Way::Shared | Way::Ours => {
+                let healthy = result.as_ref().err().is_none_or(|error| error.fault() != Fault::Transient);
+                if !before.is_wal() && healthy {
+                    self.put_back(before.file, connection);
                 }
             }
         }
-        Err(Error::transient(format!("{attempt}: the file is being opened by its writer")))
+        result
     }
 
     fn connection(&self, before: &Signature, way: &Way, attempt: &str) -> Result<Connection> {
-        if let Way::Shared = way
+        if let Way::Shared | Way::Ours = way
             && !before.is_wal()
         {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -127,24 +157,31 @@ impl Reader {
     }
 
     fn open(&self, way: &Way) -> rusqlite::Result<Connection> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let query = match way {
-            Way::Shared => "mode=ro&readonly_shm=1",
-            Way::Immutable => "mode=ro&immutable=1",
+        let (mode, query) = match way {
+            Way::Shared => (OpenFlags::SQLITE_OPEN_READ_ONLY, "mode=ro&readonly_shm=1"),
+            Way::Immutable => (OpenFlags::SQLITE_OPEN_READ_ONLY, "mode=ro&immutable=1"),
+            Way::Ours => (OpenFlags::SQLITE_OPEN_READ_WRITE, "mode=rw"),
         };
+        let flags = mode | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(uri(&self.file, query), flags)?;
-        // SQLite's own handler soon sleeps 25 ms and more at a time; a commit is over within one or two.
-        let tries = i32::try_from(self.busy.as_millis()).unwrap_or(i32::MAX);
-        connection.busy_timeout(self.busy)?;
+        // SQLite's own handler soon sleeps 25 ms and more at a time. A commit is over within a few, and one that follows at
+        // once leaves a gap of some hundred microseconds: whoever looks less often does not get in.
         let mut connection = connection;
+        let (patience, mut begun) = (self.busy, Instant::now());
         connection.busy_handler(Some(move |tried: i32| {
-            thread::sleep(Duration::from_millis(1));
-            tried < tries
+            if tried == 0 {
+                begun = Instant::now();
+            }
+            thread::sleep(if tried < QUICK_TRIES { Duration::from_micros(100) } else { Duration::from_millis(1) });
+            begun.elapsed() < patience
         }))?;
         Ok(connection)
     }
 
     fn way(&self, before: &Signature) -> Result<Way> {
+        if self.ours {
+            return Ok(Way::Ours);
+        }
         if !before.is_wal() {
             return Ok(Way::Shared);
         }
@@ -152,13 +189,49 @@ impl Reader {
         let index = fs::metadata(beside(&self.file, "-shm")).is_ok();
         match (log, index) {
             (Some(_), true) => Ok(Way::Shared),
-            (None, _) | (Some(0), false) => Ok(Way::Immutable),
+            (None, _) | (Some(0), false) if before.is_settled() => Ok(Way::Immutable),
+            (None, _) | (Some(0), false) => {
+                Err(Error::transient(format!("read {}: its writer closed it a moment ago", self.file.display())))
+            }
             (Some(_), false) => Err(Error::transient(format!(
                 "read {}: its write-ahead log has content but the index beside it (-shm) is missing, and only a writer can make \
                  it; start Teleport, or run `sqlite3 sqlite.db 'select 1 from kv'` once",
                 self.file.display()
             ))),
         }
+    }
+
+    fn tables(&self, connection: &Connection, inside: &Signature) -> rusqlite::Result<Tables> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(schema) = inside.schema() else { return tables(connection) };
+        if let Some((file, known, found)) = state.tables
+            && (file, known) == (inside.file, schema)
+        {
+            return Ok(found);
+        }
+        let found = tables(connection)?;
+        state.tables = Some((inside.file, schema, found));
+        Ok(found)
+    }
+
+    fn transact<T>(
+        &self,
+        connection: &Connection,
+        before: &Signature,
+        attempt: &str,
+        f: &mut impl FnMut(&View<'_>) -> Result<T>,
+    ) -> Result<T> {
+        // The transaction only reads: dropping it rolls back and takes every lock with it.
+        let transaction = connection.unchecked_transaction().map_err(|error| fault(attempt, error))?;
+        // The first statement takes the lock; from then on the header says what is committed.
+        transaction
+            .prepare_cached("select 1 from sqlite_schema limit 1")
+            .and_then(|mut statement| statement.exists([]))
+            .map_err(|error| fault(attempt, error))?;
+        let inside = self.look()?;
+        let (has_kv, has_events, revision) =
+            self.tables(&transaction, &inside).map_err(|error| fault(attempt, error))?;
+        f(&View { connection: &transaction, before, inside, has_kv, has_events, revision })
     }
 
     /// What must not move during a read without locks.
@@ -178,19 +251,8 @@ struct Mark {
     logged: bool,
 }
 
-fn transact<T>(
-    connection: &Connection,
-    before: &Signature,
-    attempt: &str,
-    f: &mut impl FnMut(&View<'_>) -> Result<T>,
-) -> Result<T> {
-    let transaction = connection.unchecked_transaction().map_err(|error| fault(attempt, error))?;
-    let view = view(&transaction, before).map_err(|error| fault(attempt, error))?;
-    // The transaction only read: dropping it rolls back and takes every lock with it.
-    f(&view)
-}
-
-fn view<'a>(connection: &'a Connection, before: &'a Signature) -> rusqlite::Result<View<'a>> {
+/// Asks which tables there are.
+fn tables(connection: &Connection) -> rusqlite::Result<Tables> {
     let mut columns = connection.prepare_cached(
         "select m.name = 'kv', coalesce(max(c.name = 'revision'), 0) from sqlite_schema m, pragma_table_info(m.name) c \
          where m.type = 'table' and m.name in ('kv', 'events') group by m.name",
@@ -205,7 +267,7 @@ fn view<'a>(connection: &'a Connection, before: &'a Signature) -> rusqlite::Resu
             has_events = true;
         }
     }
-    Ok(View { connection, before, has_kv, has_events, revision })
+    Ok((has_kv, has_events, revision))
 }
 
 /// The file as a URI that SQLite reads (<https://www.sqlite.org/uri.html>).

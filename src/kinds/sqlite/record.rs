@@ -16,7 +16,7 @@ use crate::model::{Checkpoint, Claim, LaneRecord, Owner, PartitionId, Position, 
 pub enum Landing {
     /// The lane's number was raised: go on.
     Now,
-    /// This very commit has landed before: nothing to do.
+    /// The commit has landed before, under this very epoch: nothing to do.
     Before,
 }
 
@@ -175,7 +175,7 @@ pub fn land(connection: &Connection, stream: &StreamId, lane: u16, epoch: u64, n
         return Ok(Landing::Now);
     }
     match self::lane(connection, stream, lane)? {
-        Some(found) if found.epoch == epoch && found.number == number => Ok(Landing::Before),
+        Some(found) if found.epoch == epoch && found.number >= number => Ok(Landing::Before),
         Some(found) if found.epoch == epoch => Err(Error::bug(format!(
             "{attempt}: the lane stands at commit {}, so this one cannot be the next",
             found.number

@@ -15,7 +15,7 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use super::fault::fault;
 use super::open::locate;
-use super::options::{Options, Role};
+use super::options::{Journal, Options, Role};
 use super::reader::uri;
 use super::store::blocking;
 use super::writer::SqliteWriter;
@@ -33,6 +33,11 @@ pub struct SqliteSink {
 impl SqliteSink {
     /// Of the backend in `options.path`, which need not be there yet. Creates nothing.
     pub fn open(options: &Options) -> Result<Self> {
+        if options.journal == Some(Journal::Off) {
+            return Err(Error::config(
+                "open a SQLite destination: journal OFF cannot undo a failed commit; choose DELETE or WAL",
+            ));
+        }
         locate(options, Role::Sink)?;
         Ok(Self { options: Arc::new(options.clone()) })
     }

@@ -7,16 +7,15 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use rusqlite::ToSql;
-use rusqlite::types::{ToSqlOutput, ValueRef};
+use rusqlite::types::ValueRef;
 
-use super::body::Body;
 use super::fault::fault;
 use super::open::locate;
 use super::options::{Options, Role};
 use super::reader::{Reader, View};
+use super::rows::{Key, Rows};
 use crate::error::{Error, Result};
-use crate::model::{Batch, Op, Position, Table};
+use crate::model::{Batch, Position, Table};
 use crate::source::Fut;
 use crate::store::{Range, Store};
 
@@ -149,53 +148,8 @@ impl Store for SqliteStore {
     }
 }
 
-/// Rows on their way from a transaction into a batch, in one buffer.
-#[derive(Default)]
-pub(super) struct Rows {
-    bytes: Vec<u8>,
-    /// Ends of key and body in `bytes`, and the time of the row.
-    ends: Vec<(usize, usize, i64)>,
-}
-
-impl Rows {
-    /// Adds a row of `select key, modified, expires, value, revision`.
-    pub(super) fn add(&mut self, attempt: &str, row: &rusqlite::Row<'_>) -> Result<()> {
-        let cell = |index| row.get_ref(index).map_err(|error| fault(attempt, error));
-        let ValueRef::Text(key) = cell(0)? else {
-            return Err(Error::corrupt(format!("{attempt}: a key of table kv is not text")));
-        };
-        self.bytes.extend_from_slice(key);
-        let key_end = self.bytes.len();
-        let body = Body { modified: cell(1)?, expires: cell(2)?, value: cell(3)?, revision: cell(4)? };
-        body.encode(&mut self.bytes)?;
-        self.ends.push((key_end, self.bytes.len(), body.modified_at()));
-        Ok(())
-    }
-
-    fn len(&self) -> usize {
-        self.bytes.len()
-    }
-
-    fn push_to(&self, batch: &mut Batch, table: u16) {
-        let mut start = 0;
-        for &(key_end, end, at) in &self.ends {
-            let (key, body) = (&self.bytes[start..key_end], &self.bytes[key_end..end]);
-            batch.push(Op::Put, false, table, key, body, at);
-            start = end;
-        }
-    }
-}
-
-/// A key as TEXT, whatever its bytes.
-pub(super) struct Key<'a>(pub &'a [u8]);
-
-impl ToSql for Key<'_> {
-    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-        Ok(ToSqlOutput::Borrowed(ValueRef::Text(self.0)))
-    }
-}
-
-struct Page {
+/// A page to be read.
+pub(super) struct Page {
     after: Option<Vec<u8>>,
     from: Vec<u8>,
     to: Vec<u8>,
@@ -212,8 +166,13 @@ impl Page {
         Ok(Self { after, from, to })
     }
 
+    /// Of the whole table, behind a key.
+    pub(super) fn behind(after: Option<Vec<u8>>) -> Self {
+        Self { after, from: Vec::new(), to: Vec::new() }
+    }
+
     /// Reads up to about `fill_bytes`; true if the range ends there.
-    fn read(&self, view: &View<'_>, fill_bytes: usize) -> Result<(Rows, bool)> {
+    pub(super) fn read(&self, view: &View<'_>, fill_bytes: usize) -> Result<(Rows, bool)> {
         const ATTEMPT: &str = "scan table kv";
         let (low, bound) = match &self.after {
             Some(after) => ("key > ?1", after),
@@ -230,7 +189,7 @@ impl Page {
         let mut rows = Rows::default();
         while let Some(row) = found.next().map_err(failed)? {
             rows.add(ATTEMPT, row)?;
-            if rows.len() >= fill_bytes {
+            if rows.bytes() >= fill_bytes {
                 return Ok((rows, false));
             }
         }

@@ -15,7 +15,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Which file it is, whatever its path: inode and time of birth. Device numbers change with a reboot and are left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -43,6 +43,8 @@ impl std::fmt::Display for FileId {
     }
 }
 
+const TICK: Duration = Duration::from_millis(30);
+
 /// Everything that a commit changes, as one value: equal signatures mean that nothing was committed in between.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Signature {
@@ -50,6 +52,9 @@ pub struct Signature {
     pub file: FileId,
     header: [u8; 100],
     index: Option<(u64, [u8; 96])>,
+    /// Size and time of the last write of a WAL database without a wal-index: commits reach it only when it is folded and
+    /// closed, and then need not change the header.
+    folded: Option<(u64, SystemTime)>,
 }
 
 impl Signature {
@@ -62,6 +67,19 @@ impl Signature {
     pub fn counter(&self) -> u32 {
         let bytes = self.header.get(24..28).and_then(|bytes| bytes.try_into().ok());
         u32::from_be_bytes(bytes.expect("a header has a hundred bytes"))
+    }
+
+    /// The schema cookie: another one after each change of a table's definition. In WAL mode that may still be in the log.
+    pub fn schema(&self) -> Option<[u8; 4]> {
+        if self.is_wal() { None } else { self.header.get(40..44).and_then(|bytes| bytes.try_into().ok()) }
+    }
+
+    /// Whether a commit after this look is sure to give another signature. Times of files move in steps of some
+    /// milliseconds, so a file that was written a moment ago may be written again without a trace.
+    pub fn is_settled(&self) -> bool {
+        // LIMIT: kernels count file times in ticks of 10 ms or less.
+        self.folded
+            .is_none_or(|(_, written)| written.elapsed().map_or_else(|ahead| ahead.duration() > TICK, |ago| ago > TICK))
     }
 
     /// Whether it is a SQLite database (an empty file is one).
@@ -90,7 +108,7 @@ impl Watch {
         let file = keep(&mut self.file, &self.path, &meta)?;
         let mut header = [0; 100];
         fill(file, &mut header)?;
-        let mut signature = Signature { file: FileId::of(&meta), header, index: None };
+        let mut signature = Signature { file: FileId::of(&meta), header, index: None, folded: None };
         if signature.is_wal() {
             match fs::metadata(&self.index_path) {
                 Ok(meta) => {
@@ -99,7 +117,10 @@ impl Watch {
                     fill(file, &mut index)?;
                     signature.index = Some((meta.ino(), index));
                 }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => self.index = None,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    self.index = None;
+                    signature.folded = Some((meta.len(), meta.modified()?));
+                }
                 Err(error) => return Err(error),
             }
         }

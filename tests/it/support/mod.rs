@@ -1,6 +1,8 @@
 //! What several tests need: servers, and ways to look at stores that are not ours.
 
+pub mod log;
 #[cfg(feature = "postgresql")]
 pub mod pg;
+pub mod program;
 pub mod scale;
 pub mod teleport;

@@ -117,6 +117,8 @@ impl Pg {
             "fsync=off",
             "wal_sender_timeout=10s",
             "log_statement=none",
+            // The name in brackets tells what driftless made the server write from what a test's own psql did.
+            "log_line_prefix=%m [%p] %q[%a] ",
         ]
         .iter()
         .chain(settings)
@@ -154,6 +156,13 @@ impl Pg {
         name
     }
 
+    /// The server's own `psql`, where it has one: the one in the path is a wrapper on Debian, which takes longer than most
+    /// statements.
+    pub fn psql_program(&self) -> PathBuf {
+        let own = self.bin.join("psql");
+        if own.is_file() { own } else { PathBuf::from("psql") }
+    }
+
     /// Runs SQL through `psql` and gives its unaligned, tuples-only output.
     pub fn psql(&self, database: &str, sql: &str) -> String {
         self.try_psql(database, sql).unwrap_or_else(|error| panic!("psql {database}: {error}\n{sql}"))
@@ -161,7 +170,7 @@ impl Pg {
 
     /// As [`Pg::psql`], with the error as a value.
     pub fn try_psql(&self, database: &str, sql: &str) -> Result<String, String> {
-        let output = Command::new("psql")
+        let output = Command::new(self.psql_program())
             .args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-h"])
             .arg(self.data.parent().unwrap())
             .args(["-p", &self.port.to_string(), "-U", "postgres", "-d", database, "-c", sql])

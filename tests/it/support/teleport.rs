@@ -418,8 +418,9 @@ impl PgDb {
         self.server.psql(&self.name, sql)
     }
 
-    fn psql(&self) -> Command {
-        let mut command = Command::new("psql");
+    /// A `psql` on this database.
+    pub fn psql(&self) -> Command {
+        let mut command = Command::new(self.server.psql_program());
         command.args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-h"]).arg(self.server.data.parent().unwrap());
         command.args(["-p", &self.server.port.to_string(), "-U", "postgres", "-d", &self.name]);
         command

@@ -66,6 +66,11 @@ impl Endpoint {
         &self.0.info
     }
 
+    /// The name under which the server lists our sessions.
+    pub fn application_name(&self) -> &str {
+        &self.0.application_name
+    }
+
     /// Connects with the driver, whose task runs on the current runtime until the client is dropped.
     pub async fn session(&self, session: &Session) -> Result<Client> {
         let login = DriverLogin { info: &self.0.info, application_name: &self.0.application_name };
@@ -192,7 +197,7 @@ impl Endpoint {
                     "connect to PostgreSQL at {target}: an access token goes only over TLS; set sslmode=verify-full"
                 )));
             }
-            return token::fetch(self.0.auth).await.map(Some);
+            return token::fetch(self.0.auth, &|name| std::env::var(name).ok()).await.map(Some);
         }
         if info.password.is_some() {
             return Ok(info.password.clone());

@@ -397,3 +397,126 @@ impl Given {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn no_service(name: &str) -> Result<Pairs> {
+        match name {
+            "known" => Ok(vec![("host".into(), "from-service".into()), ("port".into(), "7".into())]),
+            _ => Err(Error::config("no such service")),
+        }
+    }
+
+    fn parse_in(text: &str, env: &[(&str, &str)]) -> Result<ConnInfo> {
+        let lookup = |name: &str| env.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
+        ConnInfo::parse(text, &lookup, &no_service)
+    }
+
+    fn parse(text: &str) -> ConnInfo {
+        parse_in(text, &[("USER", "me"), ("HOME", "/users/me")]).unwrap()
+    }
+
+    fn targets(text: &str) -> String {
+        parse(text).targets.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn hosts_and_ports_pair_up_as_libpq_says() {
+        for (text, expected) in [
+            ("", "/var/run/postgresql/.s.PGSQL.5432"),
+            ("host=a", "a:5432"),
+            ("host=a,b port=1", "a:1 b:1"),
+            ("host=a,b,::1 port=1,,3", "a:1 b:5432 [::1]:3"),
+            ("postgresql://a:1,b/d", "a:1 b:5432"),
+            ("host=/run/pg port=9", "/run/pg/.s.PGSQL.9"),
+            ("host=a, port=1", "a:1 /var/run/postgresql/.s.PGSQL.1"),
+            ("hostaddr=10.0.0.1", "10.0.0.1:5432"),
+        ] {
+            assert_eq!(targets(text), expected, "{text}");
+        }
+        for text in ["host=a,b port=1,2,3", "host=a,b hostaddr=1.1.1.1", "port=0", "port=x", "hostaddr=name", "host=@a"]
+        {
+            assert!(parse_in(text, &[("USER", "me")]).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_left_out_comes_from_service_then_environment_then_defaults() {
+        let env =
+            [("PGHOST", "from-env"), ("PGUSER", "env-user"), ("PGPASSWORD", "secret"), ("USER", "os"), ("PGPORT", "")];
+        let info = parse_in("service=known", &env).unwrap();
+        assert_eq!(info.targets[0].to_string(), "from-service:7");
+        assert_eq!((info.user.as_str(), info.dbname.as_str()), ("env-user", "env-user"));
+        assert_eq!(info.password.unwrap().reveal(), "secret");
+        assert_eq!(parse_in("", &env).unwrap().targets[0].to_string(), "from-env:5432");
+        assert_eq!(
+            parse_in("host=h", &[("PGSERVICE", "known"), ("USER", "os")]).unwrap().targets[0].to_string(),
+            "h:7"
+        );
+        assert!(parse_in("service=unknown", &env).is_err());
+        assert!(parse_in("host=h", &[]).unwrap_err().to_string().contains("PGUSER"));
+    }
+
+    #[test]
+    fn the_default_is_libpqs_and_the_system_roots_ask_for_everything() {
+        let info = parse("host=h");
+        assert_eq!(
+            (info.tls.mode, info.tls.sni, info.channel_binding),
+            (SslMode::Prefer, true, ChannelBinding::Prefer)
+        );
+        assert_eq!(info.tls.roots, Roots::Usual(Some("/users/me/.postgresql/root.crt".into())));
+        assert_eq!(info.passfile.as_deref(), Some(std::path::Path::new("/users/me/.pgpass")));
+        assert_eq!(parse("host=h sslrootcert=system").tls.mode, SslMode::VerifyFull);
+        for text in [
+            "sslrootcert=system sslmode=require",
+            "sslnegotiation=direct sslmode=prefer",
+            "ssl_max_protocol_version=TLSv1.1",
+        ] {
+            assert_eq!(parse_in(text, &[("USER", "me")]).unwrap_err().fault(), crate::error::Fault::Config, "{text}");
+        }
+    }
+
+    #[test]
+    fn teleports_connection_strings_are_taken_as_they_are() {
+        let text = "postgresql://teleport@db:5432/teleport?sslmode=verify-full&pool_max_conns=20&pool_min_conns=2\
+                    &sslrootcert=/ca.pem&sslcert=/c.pem&sslkey=/k.pem&search_path=tele%20port";
+        let info = parse(text);
+        assert_eq!(info.options.as_deref(), Some(r"-c search_path=tele\ port"));
+        assert_eq!(info.tls.roots, Roots::File("/ca.pem".into()));
+        assert_eq!(info.tls.cert, Some(("/c.pem".into(), true)));
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_and_its_value_is_not() {
+        for (text, named) in [
+            ("host=h pasword=planted", "`pasword`"),
+            ("host=h sslmode=planted", "`sslmode`"),
+            ("host=h connect_timeout=planted", "`connect_timeout`"),
+            ("host=h keepalives=planted", "`keepalives`"),
+            ("host=h require_auth=planted", "`require_auth`"),
+            ("host=h gssencmode=planted", "`gssencmode`"),
+            ("host=h client_encoding=planted", "`client_encoding`"),
+            ("host=h password=a Planted=x", "`(not shown)`"),
+        ] {
+            let error = parse_in(text, &[("USER", "me")]).unwrap_err();
+            let said = error.to_string();
+            assert!(said.contains(named) && !said.to_lowercase().contains("planted"), "{said}");
+        }
+    }
+
+    #[test]
+    fn debug_shows_no_password() {
+        let debug = format!("{:?}", parse("host=h password=planted"));
+        assert!(!debug.contains("planted"), "{debug}");
+    }
+
+    proptest! {
+        #[test]
+        fn no_input_panics(text in "(host|port|hostaddr|sslmode|options|keepalives_idle|connect_timeout|x)=[a-z0-9,./:-]{0,12} ?\\PC{0,20}") {
+            drop(parse_in(&text, &[("USER", "me")]));
+        }
+    }
+}

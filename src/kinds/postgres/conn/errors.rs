@@ -101,8 +101,8 @@ pub fn fault_of(code: &str) -> Fault {
         // A statement of ours that no server takes, and use of a transaction that has already failed.
         "42601" | "25P02" => Fault::Bug,
         "XX001" | "XX002" => Fault::Corrupt,
-        // The database was dropped under the session.
-        "57P04" => Fault::Config,
+        // The database was dropped under the session; what stands there does not speak all of the protocol.
+        "57P04" | "08P01" => Fault::Config,
         // A slot in use, a lock not granted in time.
         "55006" | "55P03" => Fault::Transient,
         _ => match code.get(..2) {
@@ -125,6 +125,7 @@ fn advice(code: &str) -> Option<&'static str> {
         "42501" => "grant what is missing; `driftless check` prints the statements",
         "53300" => "raise max_connections or max_wal_senders, or lower `parallel`",
         "53100" => "free space on the server's disk",
+        "08P01" => "connect to the server itself and not through a connection pooler",
         "25006" => "this server is read-only; name the primary, or add target_session_attrs=read-write",
         _ => return None,
     })
@@ -183,7 +184,7 @@ mod tests {
     fn each_sqlstate_has_its_reaction() {
         for (codes, fault) in [
             (&["57P01", "57P02", "57P03", "53300", "40001", "40P01", "08006", "55006", "25006"][..], Fault::Transient),
-            (&["28P01", "28000", "42501", "3D000", "42P01", "0A000", "55000", "57P04"][..], Fault::Config),
+            (&["28P01", "28000", "42501", "3D000", "42P01", "0A000", "55000", "57P04", "08P01"][..], Fault::Config),
             (&["23505", "23503", "22P02", "22021", "54000", "P0001"][..], Fault::Rejected),
             (&["42601"][..], Fault::Bug),
             (&["XX001"][..], Fault::Corrupt),

@@ -10,6 +10,7 @@ mod connect;
 pub mod conninfo;
 mod dial;
 pub mod errors;
+mod http;
 mod keys;
 mod login;
 mod passfile;

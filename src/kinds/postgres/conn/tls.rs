@@ -104,6 +104,11 @@ fn verifier(options: &TlsOptions, provider: &Arc<CryptoProvider>) -> Result<Veri
         Roots::File(path) => Some(path.as_path()),
         Roots::Usual(Some(path)) if path.exists() => Some(path.as_path()),
         Roots::Usual(_) if !verifying => None,
+        Roots::Usual(_) | Roots::System if options.crl.is_some() => {
+            return Err(Error::config(
+                "set up TLS for PostgreSQL: sslcrl needs the roots in a file; name it in sslrootcert",
+            ));
+        }
         Roots::Usual(_) | Roots::System => {
             let system = rustls_platform_verifier::Verifier::new(Arc::clone(provider)).map_err(|error| {
                 Error::config(
@@ -115,6 +120,9 @@ fn verifier(options: &TlsOptions, provider: &Arc<CryptoProvider>) -> Result<Veri
         }
     };
     let Some(path) = file else {
+        if options.crl.is_some() {
+            return Err(Error::config("set up TLS for PostgreSQL: sslcrl has no effect without sslrootcert"));
+        }
         return Ok(Verifier::new(Check::Nothing, None, Vec::new(), provider));
     };
     let roots = certificates("sslrootcert", path)?;

@@ -180,6 +180,21 @@ impl Relations<'_> {
     }
 }
 
+/// How many bytes of a change are enough for [`table_of`].
+pub const TABLE_WITHIN: usize = 1 + 4 + 4;
+
+/// The table that a change is about, from its first [`TABLE_WITHIN`] bytes.
+pub fn table_of(head: &[u8], streamed: bool) -> Option<u32> {
+    let mut rest = Reader(head);
+    if !matches!(rest.u8()?, b'I' | b'U' | b'D') {
+        return None;
+    }
+    if streamed {
+        rest.u32()?;
+    }
+    rest.u32()
+}
+
 /// Reads one message. `streamed`: it stands between a stream start and a stream stop. Also gives the xid that it carries
 /// there, 0 elsewhere.
 ///

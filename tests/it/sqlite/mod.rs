@@ -1,12 +1,14 @@
 //! SQLite as store and sink, against real files that the `sqlite3` program checks.
 
+mod following;
+
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use driftless::error::Fault;
-use driftless::kinds::sqlite::{Journal, Options, Role, SqliteSink, SqliteStore, body};
+use driftless::kinds::sqlite::{Journal, Options, Role, SqliteSink, SqliteSource, SqliteStore, body};
 use driftless::model::{
     Batch, Changes, Checkpoint, Claim, Commit, Item, Op, Owner, PartitionId, Position, Scope, Steps, StreamId, Table,
 };
@@ -65,7 +67,17 @@ impl Backend {
 }
 
 fn sqlite3(file: &Path, sql: &str) -> String {
-    let out = Command::new("sqlite3").arg("-cmd").arg(".timeout 5000").arg(file).arg(sql).output().unwrap();
+    use std::io::Write;
+    let mut child = Command::new("sqlite3")
+        .args(["-bail", "-cmd", ".timeout 5000"])
+        .arg(file)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(sql.as_bytes()).unwrap();
+    let out = child.wait_with_output().unwrap();
     assert!(out.status.success(), "sqlite3: {}", String::from_utf8_lossy(&out.stderr));
     String::from_utf8(out.stdout).unwrap().trim_end().to_owned()
 }
@@ -270,7 +282,7 @@ fn a_commit_is_atomic_lands_once_and_never_moves_a_checkpoint_back() {
                 .await
                 .unwrap();
             // A late twin: the same commit again, after a later one.
-            assert_eq!(writer.commit(Arc::clone(&first)).await.unwrap_err().fault(), Fault::Bug);
+            writer.commit(Arc::clone(&first)).await.unwrap();
             // The same commit again, directly after itself: it landed before, so nothing happens.
             writer.commit(commit(2, &[(PUT, "/a", b"wrong")], "30")).await.unwrap();
             assert_eq!(backend.sql("select key, value from kv"), "/a|2");
@@ -404,6 +416,27 @@ fn a_commit_that_finds_the_file_locked_is_transient_and_the_later_one_waits_for_
 }
 
 #[test]
+fn a_commit_that_was_killed_half_way_is_rolled_back_in_a_destination_and_left_alone_in_a_source() {
+    let backend = Backend::teleport("delete");
+    backend.sql("insert into kv (key, modified, value) values ('/stays', 1, 'v');");
+    // More pages than the cache holds are written to the file before the commit, so the journal that is left is needed.
+    let half = "pragma cache_size=2; pragma cache_spill=1; begin immediate;
+        with recursive n(i) as (select 1 union all select i + 1 from n where i < 2000)
+        insert into kv (key, modified, value) select '/half/' || i, 1, randomblob(500) from n";
+    drop(Locked::by_another_process(&backend.file(), half));
+    let journal = backend.dir.join("sqlite.db-journal");
+    assert!(journal.metadata().unwrap().len() > 0, "no journal was left");
+    let before = listing(&backend.dir);
+    let error = runtime().block_on(backend.store().ranges(1)).unwrap_err();
+    assert_eq!(error.fault(), Fault::Transient, "{error}");
+    assert!(error.to_string().contains("rolled back when Teleport starts"), "{error}");
+    assert!(listing(&backend.dir) == before, "a source was altered");
+    let sink = backend.sink();
+    assert_eq!(runtime().block_on(sink.inspect(&StreamId::new("s"))).unwrap(), None);
+    assert_eq!(backend.sql("select group_concat(key) from kv"), "/stays");
+}
+
+#[test]
 fn a_destination_file_that_was_exchanged_is_not_written_past_its_name() {
     let backend = Backend::missing();
     runtime().block_on(async {
@@ -499,12 +532,7 @@ struct Locked(std::process::Child);
 impl Locked {
     fn by_another_process(file: &Path, begin: &str) -> Self {
         use std::io::{BufRead, BufReader, Write};
-        let mut child = Command::new("sqlite3")
-            .arg(file)
-            .stdin(std::process::Stdio::piped())
-            .stdout(std::process::Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child = Command::new("sqlite3").arg(file).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let stdin = child.stdin.as_mut().unwrap();
         writeln!(stdin, "{begin};\nselect 'locked';").unwrap();
         let mut line = String::new();
@@ -519,4 +547,91 @@ impl Drop for Locked {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
     }
+}
+
+/// A write as Teleport does it: the row and its event in one transaction.
+fn teleport_writes(writes: &[crate::conformance::Write]) -> String {
+    let mut sql = String::from("begin immediate;");
+    for (key, value) in writes {
+        let key = String::from_utf8(key.clone()).unwrap().replace('\'', "''");
+        let now = "strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')";
+        match value {
+            Some(value) => {
+                let hex: String = value.iter().map(|byte| format!("{byte:02x}")).collect();
+                sql.push_str(&format!(
+                    "insert or replace into kv values ('{key}', 1, null, x'{hex}', lower(hex(randomblob(16))));\
+                     insert into events (type, created, kv_key, kv_modified, kv_expires, kv_value, kv_revision) \
+                     values (1, {now}, '{key}', 1, null, x'{hex}', lower(hex(randomblob(16))));"
+                ));
+            }
+            None => sql.push_str(&format!(
+                "delete from kv where key = '{key}';\
+                 insert into events (type, created, kv_key, kv_modified) values (2, {now}, '{key}', 1);"
+            )),
+        }
+    }
+    sql + "commit;"
+}
+
+fn rig(journal: &str) -> crate::conformance::Rig {
+    let (source, sink) = (Backend::teleport(journal), Backend::missing());
+    let file = source.file();
+    let mode = Journal::parse(journal).unwrap();
+    crate::conformance::Rig {
+        source: Arc::new(SqliteSource::open(&source.options()).unwrap()),
+        store: Arc::new(source.store()),
+        sink: Arc::new(SqliteSink::open(&Options { journal: Some(mode), ..sink.options() }).unwrap()),
+        sink_store: Arc::new(SqliteStore::open(&sink.options(), Role::Sink).unwrap()),
+        write: Box::new(move |writes| drop(sqlite3(&file, &teleport_writes(writes)))),
+        guard: Box::new((source, sink)),
+    }
+}
+
+mod rollback_journals_keep_the_contracts {
+    async fn rig() -> crate::conformance::Rig {
+        super::rig("DELETE")
+    }
+
+    crate::conformance!(rig);
+}
+
+mod write_ahead_logs_keep_the_contracts {
+    async fn rig() -> crate::conformance::Rig {
+        super::rig("WAL")
+    }
+
+    crate::conformance!(rig);
+}
+
+#[test]
+fn check_names_what_is_wrong_before_it_matters() {
+    use driftless::kinds::sqlite::check::{self, Level};
+    let levels = |found: Vec<check::Finding>| found.into_iter().map(|one| (one.level, one.what)).collect::<Vec<_>>();
+    let backend = Backend::teleport("delete");
+    assert_eq!(levels(check::source(&backend.options())), []);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();
+    backend.sql(&format!("insert into kv values ('/k', {now}, null, x'', 'r')"));
+    let found = check::source(&backend.options()).remove(0);
+    assert_eq!(found.level, Level::Warning);
+    assert!(found.what.contains("events_off") && found.mend.contains("events_off: true"), "{found:?}");
+    backend.sql(&teleport_writes(&[(b"/k".to_vec(), Some(b"v".to_vec()))]));
+    assert_eq!(levels(check::source(&backend.options())), []);
+    let off = Options { events_off: true, ..backend.options() };
+    assert!(check::source(&off)[0].what.contains("not empty"));
+    backend.sql("drop table events");
+    assert!(check::source(&backend.options())[0].what.contains("no table events"));
+    assert!(check::source(&Options::new("/nowhere/at/all"))[0].what.contains("no such file"));
+
+    let sink = Backend::missing();
+    let stream = StreamId::new("s");
+    assert_eq!(levels(check::sink(&sink.options(), &stream)), []);
+    assert!(!sink.dir.exists());
+    runtime().block_on(async { drop(sink.sink().claim(&claim_of("s", 0, 1, None)).await.unwrap()) });
+    assert_eq!(levels(check::sink(&sink.options(), &stream)), []);
+    assert!(check::sink(&sink.options(), &StreamId::new("t"))[0].what.contains("belongs to stream s"));
+    let risky = Options { sync: driftless::kinds::sqlite::Sync::Off, journal: Some(Journal::Off), ..sink.options() };
+    let found = levels(check::sink(&risky, &stream));
+    assert_eq!(found.iter().map(|(level, _)| *level).collect::<Vec<_>>(), [Level::Warning, Level::Error]);
+    Command::new("chmod").arg("0644").arg(sink.file()).status().unwrap();
+    assert!(check::sink(&sink.options(), &stream)[0].mend.starts_with("chmod 0600"));
 }

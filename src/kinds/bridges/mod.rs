@@ -1,0 +1,136 @@
+//! What lies between two kinds.
+//!
+//! Same kind on both sides: bodies go as they came. Different kinds: through [`Item`], the view that both understand.
+//!
+//! What is equal across kinds:
+//! - *Expiry* in the coarser unit of the two sides; an instant between two units is rounded up, never lost.
+//! - *Revision* where the sink can hold the source's as it is. Blank is equal to blank, however a kind writes it.
+//! - What has expired is absent on either side: it is never written, and the sink's copy is deleted.
+//!
+//! In the teleport layout `.locks/` is never carried over: a lock held at the source must not block the leader tasks of a
+//! cluster that starts on the replica. Pure: the clock comes in.
+
+#[cfg(feature = "postgresql")]
+mod postgresql;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+#[cfg(all(test, feature = "postgresql", feature = "sqlite"))]
+mod tests;
+
+use std::sync::Arc;
+
+use crate::bridge::{Bridge, Verdict, same_item};
+use crate::error::{Error, Result};
+use crate::model::{Item, Kind, Layout, Micros, Row};
+
+/// Left out of every teleport layout.
+const NEVER: &str = ".locks/";
+/// The nil UUID as text, which Teleport shows for a blank revision.
+const NIL: &[u8] = b"00000000-0000-0000-0000-000000000000";
+
+/// The bridge from a source of one kind to a sink of another.
+///
+/// # Errors
+/// Config when the layout cannot connect the two, or this build does not hold one of them.
+pub fn bridge(source: Kind, sink: Kind, layout: Layout, exclude: &[String]) -> Result<Arc<dyn Bridge>> {
+    match (layout, source, sink) {
+        #[cfg(feature = "postgresql")]
+        (Layout::Raw, Kind::Postgresql, Kind::Postgresql) => Ok(Arc::new(postgresql::Raw::default())),
+        (Layout::Raw, ..) => {
+            Err(Error::config(format!("connect {source} with {sink}: layout raw needs postgresql on both sides")))
+        }
+        (Layout::Teleport, ..) => {
+            let prefixes = std::iter::once(NEVER).chain(exclude.iter().map(String::as_str));
+            Ok(Arc::new(Items {
+                source: codec(source)?,
+                sink: codec(sink)?,
+                one_kind: source == sink,
+                exclude: prefixes.map(|prefix| prefix.as_bytes().to_vec()).collect(),
+            }))
+        }
+    }
+}
+
+fn codec(kind: Kind) -> Result<Box<dyn Codec>> {
+    match kind {
+        #[cfg(feature = "sqlite")]
+        Kind::Sqlite => Ok(Box::new(sqlite::Sqlite)),
+        #[cfg(feature = "postgresql")]
+        Kind::Postgresql => Ok(Box::new(postgresql::Postgresql::new()?)),
+        Kind::Memory => Err(Error::bug("make a bridge: the memory kind does not hold Teleport's items")),
+        #[allow(unreachable_patterns, reason = "reached in builds that leave a kind out")]
+        kind => Err(super::left_out(kind)),
+    }
+}
+
+/// How a kind encodes Teleport's items.
+trait Codec: Send + Sync {
+    /// The item in a body.
+    fn item(&self, row: Row<'_>) -> Result<Item>;
+
+    /// Appends the body of an item that came as `row` from another kind.
+    fn encode(&self, row: Row<'_>, item: &Item, out: &mut Vec<u8>) -> Result<()>;
+
+    /// Whether a row of this kind has expired.
+    fn expired(&self, row: Row<'_>, now: Micros) -> Result<bool>;
+
+    /// Whether two rows of this kind are equal.
+    fn same(&self, source: Row<'_>, sink: Row<'_>) -> Result<bool>;
+
+    /// Fills a patch; see [`Bridge::fill`].
+    fn fill(&self, older: Row<'_>, patch: Row<'_>, out: &mut Vec<u8>) -> Result<bool>;
+
+    /// The finest difference of expiry that it can hold, in nanoseconds.
+    fn unit(&self) -> i128;
+
+    /// Whether it can hold a revision as it is.
+    fn holds(&self, revision: &[u8]) -> bool;
+}
+
+/// Teleport's items, in the encodings of the two kinds.
+struct Items {
+    source: Box<dyn Codec>,
+    sink: Box<dyn Codec>,
+    one_kind: bool,
+    exclude: Vec<Vec<u8>>,
+}
+
+impl Bridge for Items {
+    fn takes(&self, row: Row<'_>) -> bool {
+        !self.exclude.iter().any(|prefix| row.key.starts_with(prefix))
+    }
+
+    fn translate(&self, row: Row<'_>, now: Micros, out: &mut Vec<u8>) -> Result<Verdict> {
+        if self.one_kind {
+            return Ok(if self.source.expired(row, now)? { Verdict::Delete } else { Verdict::AsIs });
+        }
+        let item = self.source.item(row)?;
+        if item.expired(now) {
+            return Ok(Verdict::Delete);
+        }
+        self.sink.encode(row, &item, out)?;
+        Ok(Verdict::Body)
+    }
+
+    fn fill(&self, older: Row<'_>, patch: Row<'_>, out: &mut Vec<u8>) -> Result<bool> {
+        self.source.fill(older, patch, out)
+    }
+
+    fn same(&self, source: Row<'_>, sink: Row<'_>) -> Result<bool> {
+        if self.one_kind {
+            return self.source.same(source, sink);
+        }
+        let (mut source, mut sink) = (self.source.item(source)?, self.sink.item(sink)?);
+        for item in [&mut source, &mut sink] {
+            if item.revision == NIL {
+                item.revision.clear();
+            }
+        }
+        let revision = self.sink.holds(&source.revision);
+        Ok(same_item(&source, &sink, self.source.unit().max(self.sink.unit()), revision))
+    }
+
+    fn expired(&self, row: Row<'_>, from_sink: bool, now: Micros) -> Result<bool> {
+        if from_sink { self.sink.expired(row, now) } else { self.source.expired(row, now) }
+    }
+}

@@ -1,0 +1,198 @@
+//! The four routes between two kinds, with the formats' own test vectors.
+#![allow(clippy::unwrap_used)] // Tests stop at the first surprise.
+
+use std::sync::Arc;
+
+use rusqlite::types::ValueRef;
+
+use super::bridge;
+use crate::bridge::{Bridge, Verdict};
+use crate::kinds::postgres::kvrow::{self, Kv};
+use crate::kinds::sqlite::body::{self, Body};
+use crate::model::{Item, Kind, Layout, Micros, Op, Row, Table};
+
+const R: &str = "6b1d2a5e-4c1f-4a9e-9a55-0f7c2f7d1b42";
+const NIL: &str = "00000000-0000-0000-0000-000000000000";
+/// 2026-04-01T12:00:00Z.
+const T: Micros = 1_775_044_800_000_000;
+/// 2026-04-01T12:10:30Z, in nanoseconds.
+const E: i128 = 1_775_045_430_000_000_000;
+
+fn items() -> [(&'static str, &'static [u8], Option<i128>); 6] {
+    [
+        ("/authorities/host/example.com", br#"{"kind":"cert_authority"}"#, None),
+        ("/nodes/default/4f1c0f5e-8d3c-4f0a-9b0e-2a6c7f1d9e55", br#"{"kind":"node"}"#, Some(E)),
+        ("/web/users/alice/pwd", b"$2a$10$abcdefghijklmnopqrstuv", None),
+        ("/semaphores/connection/alice/lock1", b"\x00\xff\x10", Some(E)),
+        (".flags/migration", b"hello", Some(E)),
+        ("/a?>b/ÿ~", b"{}", None),
+    ]
+}
+
+fn item(value: &[u8], expires: Option<i128>, revision: &str) -> Item {
+    Item { value: value.to_vec(), expires, revision: revision.as_bytes().to_vec() }
+}
+
+/// A row as the given kind's store gives it.
+struct Stored {
+    key: Vec<u8>,
+    body: Vec<u8>,
+    table: Arc<Table>,
+}
+
+impl Stored {
+    fn row(&self) -> Row<'_> {
+        Row { op: Op::Put, fresh: false, table: &self.table, key: &self.key, body: &self.body, from: None, at: T }
+    }
+}
+
+fn stored(kind: Kind, key: &str, item: &Item) -> Stored {
+    let mut out = Vec::new();
+    let table = match kind {
+        Kind::Sqlite => {
+            body::from_item(item, T, &mut out).unwrap();
+            Arc::default()
+        }
+        _ => {
+            let shape = kvrow::shape("public");
+            Kv::of(&shape).unwrap().from_item(key.as_bytes(), item, &mut out);
+            shape.table()
+        }
+    };
+    Stored { key: key.into(), body: out, table }
+}
+
+/// What the sink holds after the row was carried over.
+fn carried(bridge: &dyn Bridge, from: &Stored, sink: Kind) -> Stored {
+    let mut out = Vec::new();
+    let body = match bridge.translate(from.row(), T, &mut out).unwrap() {
+        Verdict::AsIs => from.body.clone(),
+        Verdict::Body => out,
+        Verdict::Delete => panic!("it has not expired"),
+    };
+    let table = if sink == Kind::Sqlite { Arc::default() } else { kvrow::shape("public").table() };
+    Stored { key: from.key.clone(), body, table }
+}
+
+fn route(from: Kind, to: Kind) -> Arc<dyn Bridge> {
+    bridge(from, to, Layout::Teleport, &["/excluded/".into()]).unwrap()
+}
+
+const ROUTES: [(Kind, Kind); 4] = [
+    (Kind::Sqlite, Kind::Sqlite),
+    (Kind::Sqlite, Kind::Postgresql),
+    (Kind::Postgresql, Kind::Sqlite),
+    (Kind::Postgresql, Kind::Postgresql),
+];
+
+#[test]
+fn every_vector_is_the_same_item_on_the_other_side_of_every_route() {
+    for (from, to) in ROUTES {
+        let bridge = route(from, to);
+        for (key, value, expires) in items() {
+            for revision in [R, ""] {
+                let source = stored(from, key, &item(value, expires, revision));
+                let sink = carried(&*bridge, &source, to);
+                let read = match to {
+                    Kind::Sqlite => body::to_item(&sink.body).unwrap(),
+                    _ => Kv::of(&kvrow::shape("public")).unwrap().to_item(&sink.body).unwrap(),
+                };
+                assert_eq!(read, item(value, expires, revision), "{from} to {to}: {key}");
+                assert!(bridge.same(source.row(), sink.row()).unwrap(), "{from} to {to}: {key}");
+                let other = stored(to, key, &item(b"other", expires, revision));
+                assert!(!bridge.same(source.row(), other.row()).unwrap(), "{from} to {to}: {key}");
+            }
+        }
+    }
+}
+
+/// P10: carried as far as the sink can hold it, rounded up, never lost.
+#[test]
+fn an_expiry_that_the_sink_cannot_hold_is_rounded_up_and_equal() {
+    let fine = Some(E + 120_000_001);
+    let bridge = route(Kind::Sqlite, Kind::Postgresql);
+    let source = stored(Kind::Sqlite, "/k", &item(b"v", fine, R));
+    let sink = carried(&*bridge, &source, Kind::Postgresql);
+    assert!(bridge.same(source.row(), sink.row()).unwrap());
+    let read = Kv::of(&kvrow::shape("public")).unwrap().to_item(&sink.body).unwrap();
+    assert_eq!(read.expires, Some(E + 120_001_000));
+    // One microsecond further is another instant.
+    let other = stored(Kind::Postgresql, "/k", &item(b"v", Some(E + 120_002_000), R));
+    assert!(!bridge.same(source.row(), other.row()).unwrap());
+    // The same kind on both sides keeps every nanosecond.
+    let same = route(Kind::Sqlite, Kind::Sqlite);
+    let near = stored(Kind::Sqlite, "/k", &item(b"v", Some(E + 120_000_002), R));
+    assert!(!same.same(source.row(), near.row()).unwrap());
+}
+
+#[test]
+fn the_time_text_of_the_vectors_is_written_into_sqlite() {
+    for (expires, text) in [(E, "2026-04-01 12:10:30+00:00"), (E + 120_000_000, "2026-04-01 12:10:30.12+00:00")] {
+        let bridge = route(Kind::Postgresql, Kind::Sqlite);
+        let source = stored(Kind::Postgresql, "/k", &item(b"v", Some(expires), R));
+        let sink = carried(&*bridge, &source, Kind::Sqlite);
+        let body = Body::decode(&sink.body).unwrap();
+        assert_eq!(body.expires, ValueRef::Text(text.as_bytes()));
+        assert_eq!(body.modified, ValueRef::Integer(T * 1_000));
+    }
+}
+
+#[test]
+fn revisions_are_compared_where_the_sink_can_hold_them() {
+    let same = |from: Kind, to: Kind, ours: &str, theirs: &str| {
+        let source = stored(from, "/k", &item(b"v", None, ours));
+        let sink = stored(to, "/k", &item(b"v", None, theirs));
+        route(from, to).same(source.row(), sink.row()).unwrap()
+    };
+    let other = "11111111-4c1f-4a9e-9a55-0f7c2f7d1b42";
+    for (from, to) in ROUTES {
+        assert!(!same(from, to, R, other), "{from} to {to}");
+        assert!(!same(from, to, "", R), "{from} to {to}");
+    }
+    let (lite, pg) = (Kind::Sqlite, Kind::Postgresql);
+    assert!(same(lite, pg, NIL, ""), "the nil UUID is how a blank revision is shown");
+    assert!(same(pg, lite, "", NIL));
+    assert!(same(lite, pg, "f2:6b1d2a5e", other), "PostgreSQL cannot hold such a revision, so it is not compared");
+    assert!(!same(pg, lite, R, "4711"), "SQLite can hold every revision of PostgreSQL");
+}
+
+/// P10: what has expired is never brought back.
+#[test]
+fn what_has_expired_becomes_a_delete() {
+    for (from, to) in ROUTES {
+        let bridge = route(from, to);
+        let row = stored(from, "/k", &item(b"v", Some(E), R));
+        let at = Micros::try_from(E / 1_000).unwrap();
+        let verdict = |now| bridge.translate(row.row(), now, &mut Vec::new()).unwrap();
+        assert_ne!(verdict(at - 1), Verdict::Delete, "{from} to {to}");
+        assert_eq!(verdict(at), Verdict::Delete, "{from} to {to}");
+        assert!(bridge.expired(row.row(), false, at).unwrap());
+        let sink = stored(to, "/k", &item(b"v", Some(E), R));
+        assert!(bridge.expired(sink.row(), true, at).unwrap());
+        assert!(!bridge.expired(sink.row(), true, at - 1).unwrap());
+    }
+}
+
+#[test]
+fn locks_and_excluded_prefixes_are_left_out_and_nothing_else() {
+    let bridge = route(Kind::Sqlite, Kind::Postgresql);
+    for (key, taken) in [
+        (".locks/athena_lock", false),
+        ("/locks/user", true),
+        (".flags/x", true),
+        ("/excluded/a", false),
+        ("/excluded", true),
+        ("/nodes/default/.locks/", true),
+    ] {
+        let row = stored(Kind::Sqlite, key, &Item::default());
+        assert_eq!(bridge.takes(row.row()), taken, "{key}");
+    }
+}
+
+#[test]
+fn raw_connects_only_postgresql_with_itself() {
+    assert!(bridge(Kind::Postgresql, Kind::Postgresql, Layout::Raw, &[]).is_ok());
+    for (from, to) in &ROUTES[..3] {
+        assert!(bridge(*from, *to, Layout::Raw, &[]).is_err());
+    }
+}

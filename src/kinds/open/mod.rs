@@ -1,0 +1,121 @@
+//! From one side of a configured pipeline to the traits that the engine works with.
+//!
+//! Opening connects to nothing: it reads connection strings and looks at files, so that every mistake that can be found
+//! without a connection is found here, before any side of any pipeline is touched.
+
+#[cfg(feature = "postgresql")]
+mod postgresql;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+
+use std::sync::Arc;
+
+use crate::config::{Config, Pipeline};
+use crate::error::{Error, Result};
+use crate::model::{Kind, Layout};
+use crate::sink::Sink;
+use crate::source::{Fut, Source};
+use crate::store::Store;
+
+/// Which side of a pipeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Where changes come from.
+    Source,
+    /// Where they go.
+    Sink,
+}
+
+/// What is opened.
+#[derive(Clone, Copy)]
+pub struct Wanted<'a> {
+    /// The configuration.
+    pub config: &'a Config,
+    /// One of its pipelines.
+    pub pipeline: &'a Pipeline,
+}
+
+/// One side of a pipeline, opened.
+pub struct Endpoint {
+    /// Family of store.
+    pub kind: Kind,
+    /// How items lie in it.
+    pub layout: Layout,
+    /// The stream of changes; only on the source's side.
+    pub source: Option<Arc<dyn Source>>,
+    /// Where changes go; only on the sink's side.
+    pub sink: Option<Arc<dyn Sink>>,
+    /// Present state.
+    pub store: Option<Arc<dyn Store>>,
+    place: String,
+    special: Box<dyn Special>,
+}
+
+/// Questions and errands that are the kind's own.
+trait Special: Send + Sync {
+    fn identity(&self) -> Fut<'_, Option<String>>;
+
+    fn drop_slot(&self) -> Fut<'_, Vec<String>> {
+        Box::pin(async {
+            let what = "drop the slot: such a source keeps nothing for a replica, so there is nothing to remove";
+            Err(Error::config(what))
+        })
+    }
+}
+
+impl Endpoint {
+    /// Names it in messages: kind and place, never a user or a password.
+    pub fn describe(&self) -> &str {
+        &self.place
+    }
+
+    /// What the place calls itself, equal for two names of one place; `None` where it does not tell, or is not there yet.
+    ///
+    /// # Errors
+    /// When it cannot be reached.
+    pub fn identity(&self) -> Fut<'_, Option<String>> {
+        self.special.identity()
+    }
+
+    /// Removes what was made at a source for this stream; says what was done, one sentence each.
+    ///
+    /// # Errors
+    /// Config for a kind that keeps nothing for a stream; Transient while it is in use.
+    pub fn drop_slot(&self) -> Fut<'_, Vec<String>> {
+        self.special.drop_slot()
+    }
+}
+
+/// Opens one side.
+///
+/// # Errors
+/// Config, with what is wrong with its keys.
+pub fn open(wanted: Wanted<'_>, side: Side) -> Result<Endpoint> {
+    let configured = match side {
+        Side::Source => &wanted.pipeline.src,
+        Side::Sink => &wanted.pipeline.dst,
+    };
+    match configured {
+        #[cfg(feature = "sqlite")]
+        crate::config::Endpoint::Sqlite(keys) => sqlite::open(keys, side),
+        #[cfg(feature = "postgresql")]
+        crate::config::Endpoint::Postgresql(keys) => postgresql::open(wanted, keys, side),
+        #[allow(unreachable_patterns, reason = "reached in builds that leave a kind out")]
+        other => Err(super::left_out(other.kind())),
+    }
+}
+
+/// What both sides of a pipeline are, if their configuration alone tells that they are one place. Two names of one server
+/// are found later, by what the servers say of themselves.
+///
+/// # Errors
+/// Config, for a connection string that cannot be read.
+pub fn one_place(wanted: Wanted<'_>) -> Result<Option<String>> {
+    match (&wanted.pipeline.src, &wanted.pipeline.dst) {
+        #[cfg(feature = "postgresql")]
+        (crate::config::Endpoint::Postgresql(src), crate::config::Endpoint::Postgresql(dst)) => {
+            postgresql::one_place(wanted, src, dst)
+        }
+        _ => Ok(None),
+    }
+}

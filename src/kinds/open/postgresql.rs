@@ -1,0 +1,116 @@
+//! The kind PostgreSQL from its keys and the pipeline's.
+
+use std::sync::Arc;
+
+use super::{Endpoint, Side, Special, Wanted};
+use crate::config::{AuthMode, Postgresql};
+use crate::error::Result;
+use crate::kinds::postgres::conn::conninfo::{ConnInfo, Host};
+use crate::kinds::postgres::{self, Options, PgSink, PostgresSource, Session, admin};
+use crate::model::Kind;
+use crate::sink::Sink;
+use crate::source::{Fut, Source};
+
+pub(super) fn options(wanted: Wanted<'_>, keys: &Postgresql) -> Options {
+    let Wanted { config, pipeline } = wanted;
+    let mut options = Options::new(&pipeline.name, keys.conn_string.reveal());
+    options.change_feed_conn_string = keys.change_feed_conn_string.as_ref().map(|text| text.reveal().to_owned());
+    options.auth_mode = match keys.auth_mode {
+        AuthMode::ConnString => postgres::AuthMode::Password,
+        AuthMode::Azure => postgres::AuthMode::Azure,
+        AuthMode::GcpCloudSql => postgres::AuthMode::GcpCloudSql,
+    };
+    options.layout = keys.layout;
+    // The sink makes and compares the tables that the source names.
+    if let crate::config::Endpoint::Postgresql(source) = &pipeline.src {
+        options.tables.clone_from(&source.tables);
+    }
+    options.state_dir = config.state_dir.join(&pipeline.name);
+    options.memory = config.memory_of_one();
+    options.parallel = pipeline.parallel;
+    options.manage_slot = pipeline.manage.slot;
+    options.manage_publication = pipeline.manage.publication;
+    options.max_retained = pipeline.max_retained;
+    options
+}
+
+pub(super) fn open(wanted: Wanted<'_>, keys: &Postgresql, side: Side) -> Result<Endpoint> {
+    let name = if side == Side::Source { "src" } else { "dst" };
+    let (options, endpoint) = (options(wanted, keys), connectable(wanted, keys, name)?);
+    let place = describe(endpoint.info());
+    let (mut source, mut sink): (Option<Arc<dyn Source>>, Option<Arc<dyn Sink>>) = (None, None);
+    match side {
+        Side::Source => source = Some(Arc::new(PostgresSource::new(&options)?)),
+        Side::Sink => sink = Some(Arc::new(PgSink::new(&options)?)),
+    }
+    let store = None;
+    let special = Box::new(Server { endpoint, options });
+    Ok(Endpoint { kind: Kind::Postgresql, layout: keys.layout, source, sink, store, place, special })
+}
+
+/// One database, for questions that only this kind answers.
+struct Server {
+    endpoint: postgres::Endpoint,
+    options: Options,
+}
+
+impl Special for Server {
+    fn identity(&self) -> Fut<'_, Option<String>> {
+        Box::pin(self.ask_identity())
+    }
+
+    fn drop_slot(&self) -> Fut<'_, Vec<String>> {
+        Box::pin(self.remove())
+    }
+}
+
+impl Server {
+    /// System identifier and the database's object id.
+    async fn ask_identity(&self) -> Result<Option<String>> {
+        const WHO: &str = "select c.system_identifier::text || '/' || d.oid::text \
+             from pg_catalog.pg_control_system() c, pg_catalog.pg_database d where d.datname = pg_catalog.current_database()";
+        let client = self.endpoint.session(&Session::ADMIN).await?;
+        // Some services do not let everybody ask; then nothing is known, which is no failure.
+        let answer = client.query_one(WHO, &[]).await.ok();
+        Ok(answer.and_then(|row| row.try_get::<_, String>(0).ok()).map(|id| format!("postgresql {id}")))
+    }
+
+    /// Removes slot and publication.
+    async fn remove(&self) -> Result<Vec<String>> {
+        let client = self.endpoint.session(&Session::ADMIN).await?;
+        let (slot, publication) = (self.options.slot(), self.options.publication());
+        let mut done = Vec::new();
+        for (what, name, was_there) in [
+            ("replication slot", &slot, admin::slot::drop(&client, &slot).await?),
+            ("publication", &publication, admin::publication::drop(&client, &publication).await?),
+        ] {
+            done.push(if was_there {
+                format!("{what} {name} is removed")
+            } else {
+                format!("there is no {what} {name}")
+            });
+        }
+        Ok(done)
+    }
+}
+
+pub(super) fn one_place(wanted: Wanted<'_>, src: &Postgresql, dst: &Postgresql) -> Result<Option<String>> {
+    let (src, dst) = (connectable(wanted, src, "src")?, connectable(wanted, dst, "dst")?);
+    let (src, dst) = (src.info(), dst.info());
+    let shared = src.targets.iter().any(|a| dst.targets.iter().any(|b| a.port == b.port && a.host == b.host));
+    Ok((shared && src.dbname == dst.dbname).then(|| describe(dst)))
+}
+
+/// The connection string, understood.
+fn connectable(wanted: Wanted<'_>, keys: &Postgresql, side: &str) -> Result<postgres::Endpoint> {
+    let endpoint = postgres::Endpoint::new(&options(wanted, keys));
+    endpoint.map_err(|error| error.during(format!("read `conn_string` of `{side}`")))
+}
+
+fn describe(info: &ConnInfo) -> String {
+    let host = info.targets.first().map_or_else(String::new, |target| match &target.host {
+        Host::Tcp(name) => format!("{name}:{}", target.port),
+        Host::Unix(dir) => format!("{}:{}", dir.display(), target.port),
+    });
+    format!("postgresql {host}/{}", info.dbname)
+}

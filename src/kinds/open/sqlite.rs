@@ -1,0 +1,67 @@
+//! The kind SQLite from its keys. What Teleport does with its own file is not judged: only a sink's `journal` matters.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::{Endpoint, Side, Special};
+use crate::config::{Journaling, Sqlite, Synchronous};
+use crate::error::{Error, Result};
+use crate::kinds::sqlite::{Journal, Options, Role, SqliteSink, SqliteSource, SqliteStore, Sync};
+use crate::model::{Kind, Layout};
+use crate::sink::Sink;
+use crate::source::{Fut, Source};
+use crate::store::Store;
+
+pub(super) fn open(keys: &Sqlite, side: Side) -> Result<Endpoint> {
+    let options = options(keys, side)?;
+    let role = if side == Side::Source { Role::Source } else { Role::Sink };
+    let store: Option<Arc<dyn Store>> = Some(Arc::new(SqliteStore::open(&options, role)?));
+    let (source, sink) = match side {
+        Side::Source => (Some(Arc::new(SqliteSource::open(&options)?) as Arc<dyn Source>), None),
+        Side::Sink => (None, Some(Arc::new(SqliteSink::open(&options)?) as Arc<dyn Sink>)),
+    };
+    let place = format!("sqlite {}", options.file().display());
+    let special = Box::new(Place(options.file()));
+    Ok(Endpoint { kind: Kind::Sqlite, layout: Layout::Teleport, source, sink, store, place, special })
+}
+
+/// The file.
+struct Place(PathBuf);
+
+impl Special for Place {
+    /// Device and number of the file, which two links to it share.
+    fn identity(&self) -> Fut<'_, Option<String>> {
+        let metadata = std::fs::metadata(&self.0).ok();
+        let identity = metadata.map(|metadata| format!("sqlite {}/{}", metadata.dev(), metadata.ino()));
+        Box::pin(async { Ok(identity) })
+    }
+}
+
+fn options(keys: &Sqlite, side: Side) -> Result<Options> {
+    let mut options = Options::new(&keys.path);
+    options.busy_timeout = keys.busy_timeout;
+    options.events_off = keys.events_off;
+    options.sync = match keys.sync {
+        Some(Synchronous::Off) => Sync::Off,
+        Some(Synchronous::Normal) => Sync::Normal,
+        Some(Synchronous::Extra) => Sync::Extra,
+        Some(Synchronous::Full) | None => Sync::Full,
+    };
+    options.journal = match keys.journal {
+        // What Teleport does with its own file is not ours to judge.
+        Some(_) if side == Side::Source => None,
+        None => None,
+        Some(Journaling::Delete) => Some(Journal::Delete),
+        Some(Journaling::Truncate) => Some(Journal::Truncate),
+        Some(Journaling::Persist) => Some(Journal::Persist),
+        Some(Journaling::Wal) => Some(Journal::Wal),
+        Some(Journaling::Memory) => Some(Journal::Memory),
+        Some(Journaling::Off) => {
+            return Err(Error::config(
+                "open dst: `journal: OFF` cannot undo a failed commit, on which a replica relies; choose DELETE or WAL",
+            ));
+        }
+    };
+    Ok(options)
+}

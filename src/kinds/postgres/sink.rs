@@ -1,0 +1,71 @@
+//! PostgreSQL as a sink.
+//!
+//! Bookkeeping lies beside the data, in schema `driftless` of the same database, so that a checkpoint commits together with
+//! what it vouches for; an operator reads it with psql. Invariant: `inspect` takes and creates nothing; `claim` is the
+//! only way to a writer. It never creates a database and never alters a table that it did not make.
+
+pub mod claim;
+pub mod ledger;
+pub mod teleport;
+
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::kinds::postgres::Options;
+use crate::kinds::postgres::writer::PgWriter;
+use crate::kinds::postgres::writer::destination::Destination;
+use crate::kinds::postgres::writer::session::Session;
+use crate::model::{Claim, LaneRecord, StreamId, StreamRecord};
+use crate::sink::{Limits, Sink, Writer};
+use crate::source::Fut;
+
+/// LIMIT: changes in one commit; what they need beside their bytes stays small against these.
+const CHANGES: usize = 100_000;
+/// LIMIT: bytes in one commit. Larger ones were not faster, and hold row locks longer.
+const BYTES: usize = 8 << 20;
+/// LIMIT: a commit exists as rows, as parameters and as bytes on their way to the socket at the same time.
+const SHARE: usize = 8;
+
+/// A PostgreSQL database that receives a stream.
+pub struct PgSink {
+    destination: Arc<Destination>,
+}
+
+impl PgSink {
+    /// A sink in this database; connects only when asked something.
+    ///
+    /// # Errors
+    /// Config for a connection string that cannot be read.
+    pub fn new(options: &Options) -> Result<Self> {
+        Ok(Self { destination: Arc::new(Destination::new(options)?) })
+    }
+
+    /// Settings that the role may not make for its sessions; `check` says what follows from each.
+    ///
+    /// # Errors
+    /// As of connecting.
+    pub async fn refused_settings(&self) -> Result<Vec<&'static str>> {
+        Ok(Session::open(&self.destination).await?.refused().to_vec())
+    }
+}
+
+impl Sink for PgSink {
+    fn limits(&self) -> Limits {
+        let bytes = (self.destination.memory / SHARE).clamp(64 << 10, BYTES);
+        Limits { changes: CHANGES, bytes, stage: true, in_flight: 1 }
+    }
+
+    fn inspect<'a>(&'a self, stream: &'a StreamId) -> Fut<'a, Option<StreamRecord>> {
+        Box::pin(async move {
+            let session = Session::open(&self.destination).await?;
+            ledger::inspect(&session.client, stream).await
+        })
+    }
+
+    fn claim<'a>(&'a self, claim: &'a Claim) -> Fut<'a, (LaneRecord, Box<dyn Writer>)> {
+        Box::pin(async move {
+            let (record, lane) = claim::claim(&self.destination, claim).await?;
+            Ok((record, Box::new(PgWriter::start(lane)) as Box<dyn Writer>))
+        })
+    }
+}

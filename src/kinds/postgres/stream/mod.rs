@@ -1,0 +1,21 @@
+//! The streaming half of the PostgreSQL source: our own walreceiver.
+//!
+//! ```text
+//! server ──▶ receiver (a task: reads, answers) ──▶ link (whole frames, bounded) ──▶ tail ──▶ assemble ──▶ batches
+//!                    ▲                                                               └▶ spool (streamed transactions)
+//!                    └────────── released position, nudges ◀─────────────────────────┘
+//! ```
+//!
+//! Invariant: the server is answered by the receiver alone, whatever the sink does, and is told to forget only what
+//! `Tail::release` was told.
+
+mod assemble;
+mod definitions;
+mod link;
+mod receiver;
+mod relations;
+mod source;
+mod spool;
+mod tail;
+
+pub use source::PostgresSource;

@@ -1,0 +1,17 @@
+//! One verb, one file. Verbs return values and print nothing; `cli` shows them.
+
+pub mod check;
+pub mod control;
+pub mod copy;
+#[cfg(feature = "sqlite")]
+pub mod demo;
+pub mod drop_slot;
+pub mod local;
+pub mod outcome;
+pub mod owner;
+pub mod route;
+pub mod run;
+pub mod status;
+pub mod verify;
+pub mod view;
+mod work;

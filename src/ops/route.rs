@@ -1,0 +1,116 @@
+//! A configured pipeline, opened: both sides, what lies between them, and what belongs to the stream.
+//!
+//! Opening connects to nothing, so every mistake that needs no connection is found for all pipelines before one of them
+//! starts.
+
+use std::sync::Arc;
+
+use crate::bridge::Bridge;
+use crate::config::{Config, Lanes, Pipeline};
+use crate::error::{Error, Result};
+use crate::kinds::bridges::bridge;
+use crate::kinds::open::{Endpoint, Side, Wanted, one_place, open};
+use crate::model::{Kind, Layout, Scope, StreamId};
+use crate::ops::local::Local;
+
+/// Everything that a verb needs of one pipeline.
+pub struct Route {
+    /// Stream name.
+    pub stream: StreamId,
+    /// Where changes come from.
+    pub source: Endpoint,
+    /// Where they go.
+    pub sink: Endpoint,
+    /// What lies between the two kinds.
+    pub bridge: Arc<dyn Bridge>,
+    /// What belongs to the stream.
+    pub scope: Scope,
+    /// Local state.
+    pub local: Local,
+}
+
+impl Route {
+    /// Opens both sides of a pipeline.
+    ///
+    /// # Errors
+    /// Config, with the pipeline's name and side.
+    pub fn open(config: &Config, pipeline: &Pipeline) -> Result<Self> {
+        let wanted = Wanted { config, pipeline };
+        if let Some(place) = one_place(wanted).map_err(|error| named(error, config, pipeline))? {
+            return Err(named(
+                Error::config(format!(
+                    "`src` and `dst` are the same database, {place}; a replica needs a place of its own"
+                )),
+                config,
+                pipeline,
+            ));
+        }
+        let side = |side| open(wanted, side).map_err(|error| named(error, config, pipeline));
+        let (source, sink) = (side(Side::Source)?, side(Side::Sink)?);
+        Ok(Self {
+            stream: StreamId::new(pipeline.name.as_str()),
+            bridge: bridge(source.kind, sink.kind, source.layout, &pipeline.exclude)?,
+            scope: scope(pipeline, source.kind, sink.kind),
+            local: Local::new(&config.state_dir, &pipeline.name),
+            source,
+            sink,
+        })
+    }
+}
+
+/// Names the pipeline where there are several.
+fn named(error: Error, config: &Config, pipeline: &Pipeline) -> Error {
+    if config.pipelines.len() > 1 { error.during(format!("pipeline {}", pipeline.name)) } else { error }
+}
+
+/// What belongs to the stream. The texts are compared with those of earlier releases and must not change.
+fn scope(pipeline: &Pipeline, source: Kind, sink: Kind) -> Scope {
+    let layout = pipeline.src.layout();
+    let mut extent: Vec<String> = pipeline.exclude.iter().map(|prefix| format!("not {prefix:?}")).collect();
+    if let (Layout::Raw, crate::config::Endpoint::Postgresql(keys)) = (layout, &pipeline.src) {
+        extent.extend(keys.tables.iter().map(|table| format!("table {table:?}")));
+    }
+    // The order in which somebody writes them down is no difference.
+    extent.sort_unstable();
+    extent.dedup();
+    let lanes = match pipeline.lanes {
+        // Both kinds have one total order and transactions: with one lane each state of the sink is one the source had.
+        Lanes::Auto => 1,
+        Lanes::Fixed(lanes) => lanes,
+    };
+    Scope { layout: format!("{layout} {source} {sink}"), extent: extent.join("\n"), lanes }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    struct Nothing;
+
+    impl config::Outside for Nothing {
+        fn variable(&self, _: &str) -> Option<String> {
+            None
+        }
+
+        fn file(&self, _: &std::path::Path) -> Result<String, String> {
+            Err("there is no such file".into())
+        }
+    }
+
+    fn scope_of(rest: &str) -> Scope {
+        let yaml = format!("src: {{type: sqlite, path: /a}}\ndst: {{type: sqlite, path: /b}}\n{rest}");
+        let config = config::parse("clone.yaml", &yaml, &Nothing).unwrap();
+        scope(&config.pipelines[0], Kind::Sqlite, Kind::Sqlite)
+    }
+
+    #[test]
+    fn the_texts_of_a_scope_do_not_change_with_the_order_of_the_file() {
+        let scope = scope_of("exclude: [/b/, /a/, /b/]\n");
+        assert_eq!(scope.layout, "teleport sqlite sqlite");
+        assert_eq!(scope.extent, "not \"/a/\"\nnot \"/b/\"");
+        assert_eq!(scope.lanes, 1);
+        assert_eq!(scope_of("lanes: 4\n").lanes, 4);
+        assert_ne!(scope_of("").extent, scope.extent);
+    }
+}

@@ -1,0 +1,132 @@
+//! `run`: every configured pipeline until told to stop, each with its control socket. One that must stop stops only itself.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+
+use crate::config::Config;
+use crate::engine::heal::Tally;
+use crate::engine::pipeline::RepairRequest;
+use crate::engine::status::{Shared, State};
+use crate::error::{Error, Fault, Result};
+use crate::ops::control::{Handler, Request, Server};
+use crate::ops::route::Route;
+use crate::ops::view::View;
+use crate::ops::work;
+use crate::source::Fut;
+
+/// Pipelines that are about to run.
+pub struct Work {
+    routes: Vec<Route>,
+    statuses: Vec<(Shared, Duration)>,
+}
+
+impl Work {
+    /// Opens all of them, or none.
+    ///
+    /// # Errors
+    /// Config, for the first one that cannot be opened.
+    pub fn open(config: &Config) -> Result<Self> {
+        let routes = config.pipelines.iter().map(|pipeline| Route::open(config, pipeline)).collect::<Result<_>>()?;
+        let statuses = config.pipelines.iter().map(|p| (Shared::new(&p.name), p.lag_budget)).collect();
+        Ok(Self { routes, statuses })
+    }
+
+    /// What each of them says of itself, with its `lag_budget`.
+    pub fn statuses(&self) -> &[(Shared, Duration)] {
+        &self.statuses
+    }
+
+    /// Runs them until all have ended.
+    ///
+    /// # Errors
+    /// The first error that ended one of them, once none is left.
+    pub async fn run(self, config: Arc<Config>, takeover: bool, stop: watch::Receiver<bool>) -> Result<()> {
+        let mut running = JoinSet::new();
+        for (index, (route, (status, _))) in self.routes.into_iter().zip(self.statuses).enumerate() {
+            let (config, stop) = (Arc::clone(&config), stop.clone());
+            running.spawn(async move { one(&config, index, route, takeover, status, stop).await });
+        }
+        let mut first = Ok(());
+        while let Some(ended) = running.join_next().await {
+            let result = ended.unwrap_or_else(|_| Err(Error::bug("run a pipeline: its task has panicked")));
+            let Err(error) = result else { continue };
+            if !running.is_empty() {
+                tracing::error!(%error, "a pipeline has stopped; the others go on");
+            }
+            if first.is_ok() {
+                first = Err(error);
+            }
+        }
+        first
+    }
+}
+
+async fn one(
+    config: &Config,
+    index: usize,
+    route: Route,
+    takeover: bool,
+    status: Shared,
+    stop: watch::Receiver<bool>,
+) -> Result<()> {
+    let named = |error: Error| if config.pipelines.len() > 1 { error.during(&route.stream) } else { error };
+    let waits = || {
+        tracing::warn!(stream = %route.stream, "another process of this machine runs this stream; standing by");
+        status.update(|status| {
+            status.state = State::Standby;
+            status.reason = "another process of this machine runs this stream".into();
+        });
+    };
+    let ownership = match work::own(&route, &stop, waits).await {
+        Ok(ownership) => ownership,
+        Err(error) if error.fault() == Fault::Stopped => return Ok(()),
+        Err(error) => return Err(named(error)),
+    };
+    let (requests, mut repairs) = mpsc::channel(1);
+    let control = Server::bind(&route.local)?;
+    let (over, ended) = watch::channel(false);
+    let serving = tokio::spawn(control.serve(Arc::new(Answers { status: status.clone(), requests }), ended));
+    let owner = ownership.owner().clone();
+    let pipeline = work::pipeline(&route, config, &config.pipelines[index], owner, takeover, status, stop)?;
+    let result = pipeline.run(&mut repairs).await;
+    // Nobody listens only if the socket has ended by itself.
+    over.send(true).unwrap_or_default();
+    drop(serving.await);
+    result.map_err(named)
+}
+
+/// Answers on the control socket.
+struct Answers {
+    status: Shared,
+    requests: mpsc::Sender<RepairRequest>,
+}
+
+impl Handler for Answers {
+    fn handle(&self, request: Request) -> Fut<'_, Value> {
+        Box::pin(async move {
+            let value = match request {
+                Request::Status => serde_json::to_value(View::from(&self.status.get())),
+                Request::Repair => serde_json::to_value(repaired(&self.repair().await?)),
+            };
+            value.map_err(|_| Error::bug("write an answer on the control socket"))
+        })
+    }
+}
+
+impl Answers {
+    async fn repair(&self) -> Result<Tally> {
+        let (asked, answer) = oneshot::channel();
+        let gone = || Error::transient("repair: the pipeline stopped before it was done; try again");
+        self.requests.send(asked).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+}
+
+/// What the control socket says of a repair.
+fn repaired(tally: &Tally) -> serde_json::Value {
+    serde_json::json!({ "repaired": tally.repaired() })
+}

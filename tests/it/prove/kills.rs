@@ -1,0 +1,281 @@
+//! kill -9 in every phase, on every route, under a writer with hot keys and an observer of the sink.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::sides::{Observer, Side, Writer};
+use crate::support::pg;
+use crate::support::program::{Running, Site};
+use crate::support::scale::{figure, pick};
+use crate::support::teleport::{assert_same, items, now_us};
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// How often the program is killed in which phase.
+#[derive(Debug, Default)]
+struct Histogram {
+    snapshot: u32,
+    tail: u32,
+    commit_in_flight: u32,
+    healing: u32,
+}
+
+#[test]
+fn kills_sqlite_to_sqlite() {
+    let folder = tempfile::tempdir().unwrap();
+    let all = items(pick(3_000, 100_000));
+    let source = Side::sqlite(&folder.path().join("src"), Some(&all));
+    let sink = Side::sqlite(&folder.path().join("dst"), None);
+    route("sqlite→sqlite", &source, &sink);
+}
+
+#[test]
+fn kills_sqlite_to_postgresql() {
+    let folder = tempfile::tempdir().unwrap();
+    let all = items(pick(3_000, 100_000));
+    let source = Side::sqlite(&folder.path().join("src"), Some(&all));
+    let sink = Side::pg(pg::secondary(), "kills_sp", None);
+    route("sqlite→postgresql", &source, &sink);
+}
+
+#[test]
+fn kills_postgresql_to_sqlite() {
+    let folder = tempfile::tempdir().unwrap();
+    let all = items(pick(3_000, 100_000));
+    let source = Side::pg(pg::primary(), "kills_ps", Some(&all));
+    let sink = Side::sqlite(&folder.path().join("dst"), None);
+    route("postgresql→sqlite", &source, &sink);
+}
+
+#[test]
+fn kills_postgresql_to_postgresql() {
+    let all = items(pick(3_000, 100_000));
+    let source = Side::pg(pg::primary(), "kills_pp", Some(&all));
+    let sink = Side::pg(pg::secondary(), "kills_pp", None);
+    route("postgresql→postgresql", &source, &sink);
+}
+
+struct Case {
+    site: Site,
+    listen: SocketAddr,
+    source: Side,
+    sink: Side,
+    /// A small generator of pauses: the same in every run, different at every kill.
+    dice: u64,
+}
+
+fn route(name: &str, source: &Side, sink: &Side) {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let listen = SocketAddr::from(([127, 0, 0, 1], port));
+    let stream = name.replace('→', "-to-");
+    let yaml = format!(
+        "name: kills-{stream}\nsrc: {}\ndst: {}\nmemory: 16MiB\nparallel: 4\nlisten: {listen}",
+        source.yaml(),
+        sink.yaml()
+    );
+    let site = Site::new(&format!("kills-{stream}"), &yaml);
+    let mut case = Case { site, listen, source: source.clone(), sink: sink.clone(), dice: 7 };
+    let writer = Writer::start(source, Duration::from_millis(50));
+    let mut histogram = Histogram::default();
+    case.snapshot_kills(pick(2, 40), &mut histogram);
+    let observer = Observer::start(sink);
+    let program = case.start();
+    case.wait("first consistent", |status| status["consistent"] == true);
+    observer.count();
+    let before = writer.versions.load(std::sync::atomic::Ordering::Relaxed);
+    program.kill();
+    case.tail_kills(pick(3, 60), &mut histogram);
+    case.commit_kills(pick(3, 50), &mut histogram);
+    case.healing_kills(pick(3, 50), &mut histogram);
+    let program = case.start();
+    case.wait("consistent after the last kill", |status| status["consistent"] == true);
+    let written = writer.finish() - before;
+    case.wait("caught up", |status| status["consistent"] == true && status["lag_seconds"] == 0.0 && settled(status));
+    let seen = observer.finish();
+    let now = now_us();
+    assert_same(&source.dump(now), &sink.dump(now));
+    let verdict = case.site.done("verify", &[]);
+    assert_eq!(verdict["equal"], true, "{verdict}");
+    assert!(program.stop(PATIENCE).success());
+    assert_eq!(seen.went_back, Vec::<String>::new(), "keys went back");
+    assert_eq!(seen.half_seen, Vec::<String>::new(), "half of a transaction was visible");
+    let share = seen.versions.len() as f64 / written as f64;
+    figure(
+        "3.3",
+        "kills",
+        format!(
+            "{name}: {histogram:?}, sink equals source; {} looks, {} of {written} hot versions seen ({:.0} %), none went back, no half transaction",
+            seen.looks,
+            seen.versions.len(),
+            share * 100.0
+        ),
+    );
+    assert!(share >= 0.5, "the observer saw too few versions to say anything: {share}");
+}
+
+fn settled(status: &Value) -> bool {
+    status["lag_changes"] == 0
+}
+
+impl Case {
+    fn start(&self) -> Running {
+        self.site.start("run", &[])
+    }
+
+    fn status(&self) -> Option<Value> {
+        let mut stream = TcpStream::connect_timeout(&self.listen, Duration::from_secs(1)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+        stream.write_all(b"GET /status.json HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let status: Value = serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()?;
+        Some(status["pipelines"][0].clone())
+    }
+
+    fn wait(&self, what: &str, wished: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let status = self.status();
+            if let Some(status) = status.as_ref().filter(|status| wished(status)) {
+                return status.clone();
+            }
+            assert!(Instant::now() < deadline, "no {what}: {status:?}\n{}", tail_of(&self.site.log()));
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    fn pause(&mut self, least_ms: u64, most_ms: u64) -> Duration {
+        self.dice = self.dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        Duration::from_millis(least_ms + (self.dice >> 33) % (most_ms - least_ms))
+    }
+
+    /// Kills while the first copy runs, as soon as this run of it has read something.
+    fn snapshot_kills(&mut self, count: u32, histogram: &mut Histogram) {
+        while histogram.snapshot < count {
+            let program = self.start();
+            let status = self.wait("a first copy that reads", |status| {
+                status["consistent"] == true
+                    || status["state"] == "catching_up"
+                    || (status["state"] == "snapshot" && status["rows"].as_u64() > Some(0))
+            });
+            program.kill();
+            if status["state"] != "snapshot" {
+                // The copy came to its end: there is no more to kill in it.
+                assert!(histogram.snapshot >= count.min(2), "the copy was over before it could be killed");
+                break;
+            }
+            histogram.snapshot += 1;
+        }
+    }
+
+    /// Kills while it follows, after a while that is never the same.
+    fn tail_kills(&mut self, count: u32, histogram: &mut Histogram) {
+        while histogram.tail < count {
+            let program = self.start();
+            self.wait("following", |status| status["consistent"] == true);
+            std::thread::sleep(self.pause(300, 1200));
+            program.kill();
+            histogram.tail += 1;
+        }
+    }
+
+    /// Kills while the sink holds a commit back.
+    fn commit_kills(&mut self, count: u32, histogram: &mut Histogram) {
+        while histogram.commit_in_flight < count {
+            let program = self.start();
+            self.wait("following", |status| status["consistent"] == true);
+            let mut client = self.sink.client();
+            let mut input = client.stdin.take().unwrap();
+            let hold = match &self.sink {
+                Side::Sqlite(_) => "begin immediate;\n",
+                Side::Pg(_) => "begin; select number from driftless.lane for update;\n",
+            };
+            input.write_all(hold.as_bytes()).unwrap();
+            input.flush().unwrap();
+            self.wait_for_held_commit();
+            program.kill();
+            input.write_all(b"rollback;\n").unwrap();
+            drop(input);
+            assert!(client.wait().unwrap().success());
+            histogram.commit_in_flight += 1;
+        }
+    }
+
+    /// Ends when a commit of driftless waits for the lock that the test holds.
+    fn wait_for_held_commit(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        match &self.sink {
+            Side::Pg(db) => {
+                let sql = "select count(*) from pg_stat_activity where datname = current_database()
+                           and application_name like 'driftless%' and wait_event_type = 'Lock'";
+                while db.run(sql) == "0" {
+                    assert!(Instant::now() < deadline, "no commit waits for the lock");
+                }
+            }
+            Side::Sqlite(_) => {
+                // Nothing tells from outside that a process waits for this lock; that nothing lands while the source is
+                // written to does.
+                let landed = |status: &Option<Value>| status.as_ref().and_then(|status| status["changes"].as_u64());
+                let mut last = landed(&self.status());
+                let mut still = Instant::now();
+                while still.elapsed() < Duration::from_millis(150) {
+                    assert!(Instant::now() < deadline, "commits land although the sink is locked");
+                    let now = landed(&self.status());
+                    if now != last {
+                        (last, still) = (now, Instant::now());
+                    }
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+            }
+        }
+    }
+
+    /// Kills while a gap is being healed; makes a new one when it was healed in between.
+    fn healing_kills(&mut self, count: u32, histogram: &mut Histogram) {
+        self.make_gap();
+        while histogram.healing < count {
+            let program = self.start();
+            let status = self.wait("healing", |status| {
+                status["consistent"] == true || (status["state"] == "gap" && status["epoch"].as_u64() > Some(0))
+            });
+            if status["consistent"] == true {
+                program.kill();
+                self.make_gap();
+                continue;
+            }
+            std::thread::sleep(self.pause(5, 250));
+            let healing = self.status().is_some_and(|status| status["state"] == "gap");
+            program.kill();
+            if healing {
+                histogram.healing += 1;
+            } else {
+                self.make_gap();
+            }
+        }
+    }
+
+    /// Makes the source forget what the sink does not have yet. Nothing of ours runs.
+    fn make_gap(&self) {
+        std::thread::sleep(Duration::from_millis(200));
+        match &self.source {
+            Side::Sqlite(db) => db.run("delete from events;"),
+            Side::Pg(db) => {
+                let drop = "select pg_drop_replication_slot(slot_name) from pg_replication_slots where database = current_database()";
+                let deadline = Instant::now() + PATIENCE;
+                // The server needs a moment to notice that the reader of the slot is dead.
+                while db.server.try_psql(&db.name, drop).is_err() {
+                    assert!(Instant::now() < deadline, "the slot stays in use");
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+            }
+        }
+    }
+}
+
+fn tail_of(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(20)..].join("\n")
+}

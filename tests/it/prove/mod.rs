@@ -1,0 +1,10 @@
+//! The claims, small in `make test` and at full size in `make prove`.
+
+#[cfg(all(feature = "postgresql", feature = "sqlite"))]
+mod kills;
+#[cfg(feature = "postgresql")]
+mod raw;
+#[cfg(all(feature = "postgresql", feature = "sqlite"))]
+mod routes;
+#[cfg(all(feature = "postgresql", feature = "sqlite"))]
+mod sides;

@@ -1,0 +1,142 @@
+//! PostgreSQL tables as they are: pgbench while it runs, and one transaction larger than any memory.
+
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::support::pg::{self, Pg};
+use crate::support::program::Site;
+use crate::support::scale::{figure, pick};
+use crate::support::teleport::PgDb;
+
+const PATIENCE: Duration = Duration::from_secs(600);
+
+fn site(name: &str, source: &PgDb, sink: &PgDb, more: &str) -> Site {
+    Site::new(
+        name,
+        &format!(
+            "name: {name}\nsrc: {{ type: postgresql, conn_string: {:?}, layout: raw, tables: [\"public.*\"] }}\n\
+             dst: {{ type: postgresql, conn_string: {:?}, layout: raw }}\n{more}",
+            source.url(),
+            sink.url()
+        ),
+    )
+}
+
+fn pgbench(server: &Pg, database: &str, args: &[&str]) {
+    let output = Command::new(server.bin.join("pgbench"))
+        .args(["-h", "127.0.0.1", "-p", &server.port.to_string(), "-U", "postgres"])
+        .args(args)
+        .arg(database)
+        .env("PGPASSWORD", pg::PASSWORD)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "pgbench: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn pgbench_is_replicated_while_it_runs() {
+    let source = PgDb::empty(pg::primary(), "bench");
+    let sink = PgDb::empty(pg::secondary(), "bench");
+    pgbench(source.server, &source.name, &["-i", "-q", "-s", pick("2", "10")]);
+    source.run("alter table pgbench_history add id bigserial primary key");
+    let site = site("pgbench", &source, &sink, "");
+    let program = site.start("run", &[]);
+    site.until_caught_up(PATIENCE);
+    // In every state that the source ever had, the three tables' balances and the history's deltas have one sum.
+    let stop = Arc::new(AtomicBool::new(false));
+    let (told, name) = (Arc::clone(&stop), sink.name.clone());
+    let observer = std::thread::spawn(move || {
+        let (mut looks, mut states) = (0u64, std::collections::HashSet::new());
+        let sql = "select (select sum(abalance) from pgbench_accounts), (select sum(tbalance) from pgbench_tellers),
+                   (select sum(bbalance) from pgbench_branches), (select coalesce(sum(delta), 0) from pgbench_history)";
+        while !told.load(Ordering::Relaxed) {
+            let sums = pg::secondary().psql(&name, sql);
+            let sums: Vec<&str> = sums.split('|').collect();
+            assert!(sums.windows(2).all(|pair| pair[0] == pair[1]), "a state that the source never had: {sums:?}");
+            states.insert(sums[0].to_owned());
+            looks += 1;
+        }
+        (looks, states.len())
+    });
+    pgbench(source.server, &source.name, &["-c", "4", "-j", "2", "-T", pick("3", "60"), "-n"]);
+    site.until_caught_up(PATIENCE);
+    stop.store(true, Ordering::Relaxed);
+    let (looks, states) = observer.join().unwrap();
+    let transactions = source.run("select count(*) from pgbench_history");
+    for table in ["pgbench_accounts", "pgbench_branches", "pgbench_history", "pgbench_tellers"] {
+        let sum = format!("select count(*), md5(string_agg(t::text, '|' order by t::text)) from {table} t");
+        assert_eq!(source.run(&sum), sink.run(&sum), "{table}");
+    }
+    assert_eq!(site.done("verify", &[])["equal"], true);
+    assert!(program.stop(PATIENCE).success());
+    figure(
+        "3.4",
+        "pgbench",
+        format!("{transactions} transactions, checksums equal, {looks} looks at {states} different consistent states"),
+    );
+    assert!(states > 2, "the observer saw the replica move");
+}
+
+#[test]
+fn huge_transaction_passes_as_one_in_little_memory() {
+    let rows: u64 = pick(200_000, 5_000_000);
+    let server = Pg::start("huge", &["-c", "wal_sender_timeout=10s", "-c", "logical_decoding_work_mem=64MB"]);
+    let server: &'static Pg = Box::leak(Box::new(server));
+    let source = PgDb::empty(server, "huge");
+    let sink = PgDb::empty(pg::secondary(), "huge");
+    source.run("create table big (id bigint primary key, payload text not null, n int)");
+    source.run("insert into big values (0, 'planted-before', 0)");
+    let site = site("huge", &source, &sink, "memory: 64MiB");
+    let program = site.start("run", &[]);
+    site.until_caught_up(PATIENCE);
+    let stop = Arc::new(AtomicBool::new(false));
+    let (told, name) = (Arc::clone(&stop), sink.name.clone());
+    let observer = std::thread::spawn(move || {
+        let (mut looks, mut counts) = (0u64, std::collections::BTreeSet::new());
+        while !told.load(Ordering::Relaxed) {
+            counts.insert(pg::secondary().psql(&name, "select count(*) from big"));
+            looks += 1;
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        (looks, counts)
+    });
+    let (third, lost) = (rows / 3, rows / 5);
+    let begun = Instant::now();
+    source.run(&format!(
+        "begin;
+         insert into big select i, 'planted-' || md5(i::text), i % 7 from generate_series(1, {third}) i;
+         savepoint undone;
+         insert into big select i, 'planted-undone', 0 from generate_series({rows} + 1, {rows} + {lost}) i;
+         update big set payload = 'planted-undone' where id <= 1000;
+         rollback to savepoint undone;
+         insert into big select i, 'planted-' || md5(i::text), i % 7 from generate_series({third} + 1, {rows}) i;
+         commit"
+    ));
+    let written = begun.elapsed();
+    site.until_caught_up(PATIENCE);
+    let passed = begun.elapsed();
+    let peak = program.peak_memory();
+    stop.store(true, Ordering::Relaxed);
+    let (looks, counts) = observer.join().unwrap();
+    let expected: std::collections::BTreeSet<String> = ["1".to_owned(), (rows + 1).to_string()].into();
+    assert!(counts.is_subset(&expected), "a part of the transaction was visible: {counts:?}");
+    let sum = "select count(*), sum(hashtextextended(t::text, 0)) from big t";
+    assert_eq!(source.run(sum), sink.run(sum));
+    let log = std::fs::read_to_string(&server.log).unwrap_or_default();
+    assert!(!log.contains("terminating walsender"), "the walsender timed out:\n{log}");
+    assert!(program.stop(PATIENCE).success());
+    figure(
+        "3.5",
+        "huge",
+        format!(
+            "{rows} rows in one transaction, a savepoint of {lost} rows rolled back in the middle: seen whole at once \
+             ({looks} looks), peak resident {} MiB with memory: 64MiB, written in {:.0} s, equal after {:.0} s, no walsender timeout",
+            peak >> 20,
+            written.as_secs_f64(),
+            passed.as_secs_f64()
+        ),
+    );
+    assert!(peak < 128 << 20, "resident memory reached {} MiB", peak >> 20);
+}

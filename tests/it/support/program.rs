@@ -1,0 +1,217 @@
+//! The real program: started as an operator starts it, stopped, killed, and asked how it is.
+//!
+//! Everything that it writes goes to a file, which outlives the test where logs are kept (`scale::kept_logs`); then it
+//! also runs with `-v`, so that the search for leaked secrets sees the most that it ever says.
+
+use std::fs::{File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::scale;
+
+/// A folder with a configuration and a state directory, for one pipeline or several.
+pub struct Site {
+    folder: tempfile::TempDir,
+    log: PathBuf,
+}
+
+/// What a command said and how it ended.
+pub struct Finished {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// A program that runs. Killed when dropped.
+pub struct Running {
+    child: Child,
+}
+
+impl Site {
+    /// A site with this configuration. `state_dir` is added, and `listen: false` unless the text says where to listen.
+    pub fn new(name: &str, yaml: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let file = format!("driftless-{name}-{}.log", std::process::id());
+        let log = scale::kept_logs().unwrap_or_else(|| folder.path().to_owned()).join(file);
+        let site = Self { folder, log };
+        site.configure(yaml);
+        site
+    }
+
+    /// Replaces the configuration.
+    pub fn configure(&self, yaml: &str) {
+        let state = self.folder.path().join("state");
+        let listen = if yaml.contains("listen:") { "" } else { "listen: false\n" };
+        std::fs::write(self.config(), format!("{yaml}\nstate_dir: {}\n{listen}", state.display())).unwrap();
+    }
+
+    /// The site's folder.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The configuration file.
+    pub fn config(&self) -> PathBuf {
+        self.folder.path().join("clone.yaml")
+    }
+
+    /// Everything that programs of this site have written to stderr so far (and to stdout, where they were started).
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    fn command(&self, verb: &str, options: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_driftless"));
+        command.arg(verb).arg("-c").arg(self.config()).args(options);
+        if scale::kept_logs().is_some() {
+            command.arg("-v");
+        }
+        command.stdin(Stdio::null()).current_dir(self.folder.path());
+        command
+    }
+
+    fn log_file(&self) -> File {
+        OpenOptions::new().create(true).append(true).open(&self.log).unwrap()
+    }
+
+    /// Starts a verb and goes on.
+    pub fn start(&self, verb: &str, options: &[&str]) -> Running {
+        let mut command = self.command(verb, options);
+        command.stdout(self.log_file()).stderr(self.log_file());
+        Running { child: command.spawn().unwrap() }
+    }
+
+    /// Runs a verb to its end. What it says is also kept in the log.
+    pub fn run(&self, verb: &str, options: &[&str]) -> Finished {
+        use std::io::Write as _;
+        let output = self.command(verb, options).output().unwrap();
+        let mut log = self.log_file();
+        log.write_all(&output.stdout).and_then(|()| log.write_all(&output.stderr)).unwrap();
+        Finished {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// Runs a verb to its end and fails unless it ends with 0; gives its last line of JSON.
+    pub fn done(&self, verb: &str, options: &[&str]) -> Value {
+        let options: Vec<&str> = options.iter().copied().chain(["--json"]).collect();
+        let finished = self.run(verb, &options);
+        assert_eq!(finished.code, Some(0), "{verb}: {}\n{}", finished.stdout, finished.stderr);
+        finished.json()
+    }
+
+    /// The first pipeline of `status --json`.
+    pub fn status(&self) -> Value {
+        self.done("status", &[])["pipelines"][0].clone()
+    }
+
+    /// Waits until the status of the first pipeline is as wanted; gives it. `what` is said when that takes too long.
+    pub fn until(&self, what: &str, patience: Duration, wanted: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + patience;
+        loop {
+            let status = self.status();
+            if wanted(&status) {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "{what}: not within {patience:?}; {status}\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Waits until the sink is consistent and has everything that the source had when it was asked.
+    pub fn until_caught_up(&self, patience: Duration) -> Value {
+        self.until("caught up", patience, |status| {
+            status["consistent"] == true && status["state"] == "following" && status["lag_seconds"] == 0.0
+        })
+    }
+}
+
+impl Finished {
+    /// The last line of stdout, as JSON.
+    pub fn json(&self) -> Value {
+        let last = self.stdout.lines().last().unwrap_or_default();
+        serde_json::from_str(last).unwrap_or_else(|error| panic!("{error}: {:?}\n{}", self.stdout, self.stderr))
+    }
+}
+
+impl Running {
+    /// Process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether it still runs.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// The largest resident set that it has had so far, in bytes (`VmHWM`).
+    pub fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    /// SIGKILL, as a crash.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// SIGSTOP: it stands still and does not know.
+    pub fn freeze(&self) {
+        self.signal(rustix::process::Signal::STOP);
+    }
+
+    /// SIGCONT.
+    pub fn thaw(&self) {
+        self.signal(rustix::process::Signal::CONT);
+    }
+
+    /// SIGTERM, and waits for its end.
+    pub fn stop(self, patience: Duration) -> ExitStatus {
+        self.signal(rustix::process::Signal::TERM);
+        self.ended(patience)
+    }
+
+    /// Waits until it ends by itself.
+    pub fn ended(mut self, patience: Duration) -> ExitStatus {
+        let deadline = Instant::now() + patience;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "process {} has not ended within {patience:?}", self.pid());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Harmless when it has ended: its id is ours until it was waited for.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+#[test]
+fn a_configuration_that_nobody_can_run_ends_with_its_exit_code_and_one_sentence() {
+    let site = Site::new("refused", "src: {type: sqlite}\ndst: {type: sqlite, path: /b}");
+    let finished = site.run("check", &[]);
+    assert_eq!(finished.code, Some(2), "{}", finished.stderr);
+    assert!(finished.stderr.contains("path") && finished.stderr.lines().count() == 1, "{}", finished.stderr);
+    let status = site.start("run", &[]).ended(Duration::from_secs(10));
+    assert_eq!(status.code(), Some(2));
+    assert!(site.log().matches("path").count() == 2, "both have gone to the log: {}", site.log());
+}
