@@ -8,8 +8,8 @@ use driftless::kinds::postgres::shape::{Column, Shape};
 use driftless::kinds::postgres::sink::PgSink;
 use driftless::kinds::postgres::{Options, kvrow};
 use driftless::model::{
-    Batch, Changes, Checkpoint, Claim, Commit, LaneRecord, Layout, Op, Owner, PartitionId, Position, Scope, Steps, StreamId,
-    Table,
+    Batch, Changes, Checkpoint, Claim, Commit, LaneRecord, Layout, Op, Owner, PartitionId, Position, Scope, Steps,
+    StreamId, Table,
 };
 use driftless::sink::{Sink, Writer};
 
@@ -444,9 +444,8 @@ async fn rows_that_are_called_new_but_are_there_are_overwritten() {
     server.psql(&database, "insert into t select i, 'old' from generate_series(1, 2000) i");
     let sink = raw_sink(server, &database);
     let (_, mut writer) = claimed(&sink, None).await;
-    let rows = |tag: &str| -> Vec<Do> {
-        (1000..3000).map(|i| insert(&table, &[Some(&i.to_string()), Some(tag)])).collect()
-    };
+    let rows =
+        |tag: &str| -> Vec<Do> { (1000..3000).map(|i| insert(&table, &[Some(&i.to_string()), Some(tag)])).collect() };
     for number in 1..4 {
         writer.commit(commit(number, rows(&format!("new{number}")))).await.unwrap();
     }
@@ -618,7 +617,12 @@ fn text_rows(server: &Pg, database: &str, name: &str) -> Vec<Vec<u8>> {
     let columns = shape(server, database, name, false).columns;
     let fields: Vec<String> = columns
         .iter()
-        .map(|column| format!("coalesce(encode(convert_to({0}::text, 'UTF8'), 'hex'), 'null')", format_args!("\"{}\"", column.name)))
+        .map(|column| {
+            format!(
+                "coalesce(encode(convert_to({0}::text, 'UTF8'), 'hex'), 'null')",
+                format_args!("\"{}\"", column.name)
+            )
+        })
         .collect();
     let listed = server.psql(database, &format!("select {} from {name}", fields.join(", ")));
     let unhex = |hex: &str| -> String {
@@ -647,7 +651,8 @@ async fn values_of_all_types_arrive_in_text_form() {
 
 /// A row of `kv` as the writer gets it from another kind.
 fn kv_row(key: &str, value: &[u8]) -> (Vec<u8>, Vec<u8>) {
-    let item = driftless::model::Item { value: value.to_vec(), expires: Some(1_775_045_430_000_000_000), revision: vec![] };
+    let item =
+        driftless::model::Item { value: value.to_vec(), expires: Some(1_775_045_430_000_000_000), revision: vec![] };
     let mut body = Vec::new();
     kvrow::Kv::of(&kvrow::shape("public")).unwrap().from_item(key.as_bytes(), &item, &mut body);
     (key.as_bytes().to_vec(), body)

@@ -64,9 +64,10 @@ pub async fn read(client: &Client, stream: &StreamId) -> Result<Option<StreamRec
             StreamRecord::FORMAT
         )));
     }
-    let count = u16::try_from(lanes).ok().filter(|&count| count > 0).ok_or_else(|| {
-        Error::corrupt(format!("read the records of stream {stream}: they name {lanes} lanes"))
-    })?;
+    let count = u16::try_from(lanes)
+        .ok()
+        .filter(|&count| count > 0)
+        .ok_or_else(|| Error::corrupt(format!("read the records of stream {stream}: they name {lanes} lanes")))?;
     let scope = Scope { layout: get(&row, 2)?, extent: get(&row, 3)?, lanes: count };
     let mut record = StreamRecord {
         format: StreamRecord::FORMAT,

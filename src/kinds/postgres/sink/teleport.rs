@@ -14,7 +14,9 @@ const KV: &str = "\
 /// Makes what is missing.
 pub async fn make(session: &Session) -> Result<()> {
     if session.schema.is_empty() {
-        return Err(Error::config("open the destination: no schema of its search_path exists: create one or set search_path"));
+        return Err(Error::config(
+            "open the destination: no schema of its search_path exists: create one or set search_path",
+        ));
     }
     let broken = |error| translate(&error, "make Teleport's tables in the destination");
     let client = &session.client;

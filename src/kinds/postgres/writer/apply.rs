@@ -275,15 +275,10 @@ impl Sender<'_> {
             return self.insert(sorted, group, &rows).await;
         }
         let new_table = copying && target.was_empty && !self.bindings.has_collided(target);
-        let (new, rest) = if new_table {
-            ([&rest[..], &group.fresh].concat(), Vec::new())
-        } else {
-            (group.fresh.clone(), rest)
-        };
-        let direct = way == Way::Direct
-            && new.len() >= COPY_ROWS
-            && binding.one_form()
-            && self.bindings.may_copy(target);
+        let (new, rest) =
+            if new_table { ([&rest[..], &group.fresh].concat(), Vec::new()) } else { (group.fresh.clone(), rest) };
+        let direct =
+            way == Way::Direct && new.len() >= COPY_ROWS && binding.one_form() && self.bindings.may_copy(target);
         if !direct {
             return self.upsert(sorted, group, &[new, rest].concat()).await;
         }

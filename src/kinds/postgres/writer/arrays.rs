@@ -192,7 +192,9 @@ pub fn copy_trailer(out: &mut BytesMut, form: Form) {
 /// Begins a row of COPY data.
 pub fn copy_row(out: &mut BytesMut, form: Form, columns: usize) -> Result<()> {
     if form == Form::Binary {
-        out.put_i16(i16::try_from(columns).map_err(|_| Error::corrupt("write a row: it has more than 32 767 columns"))?);
+        out.put_i16(
+            i16::try_from(columns).map_err(|_| Error::corrupt("write a row: it has more than 32 767 columns"))?,
+        );
     }
     Ok(())
 }

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use tokio_postgres::Client;
 
-use crate::kinds::postgres::conn::translate;
 use super::session::get;
 use crate::error::{Error, Result};
+use crate::kinds::postgres::conn::translate;
 
 /// LIMIT: a backend that was told to end does so at its next wait, within milliseconds; one that does not in this time
 /// hangs in the kernel.
@@ -40,7 +40,10 @@ pub async fn expel(client: &Client, stream: &str, lane: Option<i32>) -> Result<(
     let end = async {
         loop {
             // Within a transaction the server would show the same picture again and again.
-            client.batch_execute("select pg_stat_clear_snapshot()").await.map_err(|error| translate(&error, attempt()))?;
+            client
+                .batch_execute("select pg_stat_clear_snapshot()")
+                .await
+                .map_err(|error| translate(&error, attempt()))?;
             let left = client.query(END, &[&stream, &lane]).await.map_err(|error| translate(&error, attempt()))?;
             if left.is_empty() {
                 return Ok(());
@@ -70,5 +73,7 @@ pub async fn rejoin(client: &Client, stream: &str, lane: i32, epoch: i64) -> Res
 
 /// The error for a lane that belongs to somebody else.
 pub fn fenced(stream: &str, lane: i32) -> Error {
-    Error::fenced(format!("write to the destination: lane {lane} of stream {stream} has been claimed by another process"))
+    Error::fenced(format!(
+        "write to the destination: lane {lane} of stream {stream} has been claimed by another process"
+    ))
 }

@@ -10,7 +10,6 @@ use super::apply::Way;
 use super::arrays::{Parameter, Shelf};
 use super::bindings::Bindings;
 use super::destination::Destination;
-use crate::kinds::postgres::conn::translate;
 use super::feed::Sender;
 use super::fence;
 use super::pipeline::{Pipeline, Step, Trouble};
@@ -18,6 +17,7 @@ use super::session::{Session, get};
 use super::sort::Sorted;
 use super::sql;
 use crate::error::{Error, Fault, Result};
+use crate::kinds::postgres::conn::translate;
 use crate::model::{Changes, Commit};
 
 /// Whether a transaction is open with staged changes.
@@ -174,7 +174,11 @@ impl Lane {
             } else {
                 self.command("rollback").await?;
             }
-            return if matches!(trouble, Trouble::Stale) { self.explain(number).await } else { Err(trouble.into_error()) };
+            return if matches!(trouble, Trouble::Stale) {
+                self.explain(number).await
+            } else {
+                Err(trouble.into_error())
+            };
         }
     }
 
@@ -220,11 +224,7 @@ impl Lane {
             // Whatever else went wrong, the transaction is of no use any more.
             self.state.session = None;
             self.state.staged = Staged::Nothing;
-            return Err(if trouble.fault() == Fault::Transient {
-                self.stage_lost().because(trouble)
-            } else {
-                trouble
-            });
+            return Err(if trouble.fault() == Fault::Transient { self.stage_lost().because(trouble) } else { trouble });
         }
     }
 
@@ -282,8 +282,7 @@ impl Lane {
         let copying = matches!(frame, Frame::Whole(commit) if copies_only(commit));
         let layout = self.destination.layout;
         let mut sender = self.sender().map_err(none)?;
-        let mut sorted =
-            Box::pin(Sorted::new(changes, sender.session, layout, sender.bindings)).await.map_err(none)?;
+        let mut sorted = Box::pin(Sorted::new(changes, sender.session, layout, sender.bindings)).await.map_err(none)?;
         let begin = sender.session.start_batch(before).await;
         sender.pipeline.push(Step::Frame, begin);
         let mut applied = match advance {

@@ -2,9 +2,9 @@
 
 use tokio_postgres::error::{Severity, SqlState};
 
-use crate::kinds::postgres::conn::translate;
 use super::session::{Pending, answer};
 use crate::error::{Error, Fault};
+use crate::kinds::postgres::conn::translate;
 
 /// What a statement is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -79,7 +79,11 @@ impl Feed<'_> {
     }
 
     fn join(&self, columns: impl IntoIterator<Item = usize>) -> String {
-        columns.into_iter().map(|i| format!("t.{} = {}", self.columns[i].name, self.value(i))).collect::<Vec<_>>().join(" and ")
+        columns
+            .into_iter()
+            .map(|i| format!("t.{} = {}", self.columns[i].name, self.value(i)))
+            .collect::<Vec<_>>()
+            .join(" and ")
     }
 }
 
@@ -167,8 +171,7 @@ pub const ADVANCE: &str = "\
     select 1 / (select count(*) from cas)";
 
 /// A division by zero where the lane is not under this epoch. Parameters: stream, lane, epoch.
-pub const OWNED: &str =
-    "select 1 / (select count(*) from driftless.lane where stream = $1::text and lane = $2::int and epoch = $3::bigint and open)";
+pub const OWNED: &str = "select 1 / (select count(*) from driftless.lane where stream = $1::text and lane = $2::int and epoch = $3::bigint and open)";
 
 /// Sets sequences to values, those that the destination has. Parameters: names (`schema.name`) and values.
 pub const SEQUENCES: &str = "\

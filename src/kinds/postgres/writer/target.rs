@@ -5,10 +5,10 @@
 
 use std::sync::Arc;
 
-use crate::kinds::postgres::conn::translate;
 use super::session::{Session, get};
 use super::sql::{FeedColumn, Form, ident, qualified};
 use crate::error::{Error, Result};
+use crate::kinds::postgres::conn::translate;
 use crate::kinds::postgres::shape::{Column, Shape};
 use crate::model::Table;
 
@@ -122,7 +122,9 @@ impl Target {
 
     /// Whether some unique index has exactly these columns.
     pub fn has_key(&self, columns: &[&str]) -> bool {
-        self.unique.iter().any(|index| index.len() == columns.len() && columns.iter().all(|c| index.iter().any(|i| i == c)))
+        self.unique
+            .iter()
+            .any(|index| index.len() == columns.len() && columns.iter().all(|c| index.iter().any(|i| i == c)))
     }
 
     /// What keeps rows of this shape from being written here; each is one clause of a sentence.
