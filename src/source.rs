@@ -30,7 +30,7 @@ pub trait Source: Send + Sync {
 /// The stream of a source: one owner, no sharing.
 pub trait Tail: Send {
     /// Waits for the next batch, in partition order; a partition that has children comes to `End` before the first change
-    /// of a child. A batch without changes means "nothing happened up to here" and takes the same road as any other.
+    /// of a child. A batch that ends within a source transaction is followed by the rest of it. A batch without changes means "nothing happened up to here" and takes the same road as any other.
     /// Cancel-safe: dropping the future loses nothing.
     fn next(&mut self) -> Fut<'_, Batch>;
 

@@ -8,6 +8,8 @@ pub mod exit;
 pub mod http;
 pub mod print;
 pub mod progress;
+#[cfg(feature = "sqlite")]
+mod show;
 pub mod signals;
 mod work;
 
@@ -81,7 +83,10 @@ async fn run(command: &Command, printer: Printer) -> Result<Exit> {
         Command::Run(options) => work::run(load(&options.target)?, options, printer).await,
         Command::Clone(options) => work::clone(load(&options.target)?, options, printer).await,
         Command::Verify(options) => work::compare(load(&options.target)?, options, printer).await,
-        Command::Demo(_) => Err(Error::config("not part of this build")),
+        #[cfg(feature = "sqlite")]
+        Command::Demo(options) => show::run(options, printer).await,
+        #[cfg(not(feature = "sqlite"))]
+        Command::Demo(_) => Err(Error::config("demo: this build of driftless was made without sqlite, which it shows")),
     }
 }
 

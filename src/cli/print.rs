@@ -86,6 +86,28 @@ impl Printer {
         }
     }
 
+    /// A step of the demo.
+    #[cfg(feature = "sqlite")]
+    pub fn step(self, step: &str) -> Result<()> {
+        if self.json { event("step", &json!({ "what": step.trim_start() })) } else { text(&format!("{step}\n")) }
+    }
+
+    /// The demo's last line.
+    #[cfg(feature = "sqlite")]
+    pub fn demonstrated(self, shown: &crate::ops::demo::Shown) -> Result<()> {
+        let crate::ops::demo::Shown { writes, missed, verified } = shown;
+        if self.json {
+            return event("done", &json!({ "writes": writes, "missed": missed, "verify": verified }));
+        }
+        let verdict = if verified.equal { "the copy is equal" } else { "the copy DIFFERS" };
+        text(&format!(
+            "demo: {verdict}: {} items compared after {} writes, {} of them while the replica was dead\n",
+            number(verified.compared),
+            number(*writes),
+            number(*missed)
+        ))
+    }
+
     /// A slot is gone.
     pub fn dropped(self, dropped: &Dropped) -> Result<()> {
         if self.json { event("dropped", dropped) } else { text(&format!("{}: {}\n", dropped.name, dropped.what)) }

@@ -21,7 +21,7 @@ use crate::engine::report;
 use crate::engine::runner::{Runner, Signals};
 use crate::engine::status::{Lag, State};
 use crate::engine::{follow, load};
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::model::{Batch, Checkpoint, Claim, PartitionId, Position, Steps, StreamRecord};
 use crate::pool::Pool;
 use crate::sink::Writer;
@@ -44,8 +44,18 @@ pub(crate) struct Attempt<'a> {
     pub(crate) foreign: bool,
     pub(crate) lag: Lag,
     pub(crate) gauges: report::Gauges,
+    /// Changes that earlier attempts have committed.
+    changes_before: u64,
     next_tick: Duration,
     head: Option<Fut<'a, Checkpoint>>,
+}
+
+/// A position that the source refused. A process that was superseded may be refused what it alone still stands at, so this
+/// is a gap only if the stream stands there under the next claim too.
+#[derive(Debug)]
+pub(crate) struct Lost {
+    at: Checkpoint,
+    why: String,
 }
 
 /// Something that happened to an attempt.
@@ -63,7 +73,7 @@ impl<'a> Attempt<'a> {
     pub(crate) async fn run(
         pipeline: &'a Pipeline,
         record: Option<StreamRecord>,
-        lost: bool,
+        lost: &mut Option<Lost>,
         repairs: &mut mpsc::Receiver<RepairRequest>,
         made_progress: &mut bool,
     ) -> Result<()> {
@@ -73,12 +83,32 @@ impl<'a> Attempt<'a> {
         };
         let (mut attempt, lanes) = Self::claim(pipeline, record, foreign).await?;
         let signals = attempt.signals.clone();
-        let result = attempt.go(&lanes, lost, repairs, made_progress).await;
+        let stands = plan::tail(&Checkpoint::meet(&lanes));
+        let is_lost = lost.take().filter(|lost| lost.at == stands).map(|lost| attempt.gap(&lost)).is_some();
+        let result = attempt.go(&lanes, is_lost, repairs, made_progress).await;
         // Lanes that wait to try again must not outlive the attempt: the next one claims the same lanes.
         signals.end();
         attempt.dispatcher.close();
         while attempt.lanes.next().await.is_some() {}
+        if let Err(error) = &result
+            && error.fault() == Fault::PositionLost
+        {
+            attempt.dispatcher.advance();
+            let at = plan::tail(attempt.dispatcher.frontier().checkpoint());
+            *lost = Some(Lost { at, why: error.to_string() });
+        }
         result
+    }
+
+    /// The stream stands where the source no longer has what follows.
+    fn gap(&self, lost: &Lost) {
+        report::gap_opened(self.pipeline.settings.stream.as_str(), &lost.why);
+        self.pipeline.status.update(|status| {
+            status.gaps += 1;
+            status.state = State::Gap;
+            status.consistent = false;
+            status.reason.clone_from(&lost.why);
+        });
     }
 
     async fn go(
@@ -142,7 +172,12 @@ impl<'a> Attempt<'a> {
         let checkpoints: Vec<_> = claimed.iter().map(|(record, _)| record.checkpoint.clone()).collect();
         let epoch = claimed.iter().map(|(record, _)| record.epoch).max().unwrap_or(0);
         report::claimed(settings.stream.as_str(), epoch);
-        pipeline.status.update(|status| status.epoch = epoch);
+        let before = record.iter().flat_map(|record| &record.lanes).map(|lane| lane.epoch).max();
+        pipeline.status.update(|status| {
+            // Whoever had the stream in between may have left it in the middle of healing.
+            status.consistent &= before == Some(status.epoch);
+            status.epoch = epoch;
+        });
         let running = FuturesUnordered::new();
         let (mut inboxes, mut done) = (Vec::new(), Vec::new());
         for (number, (record, writer)) in claimed.into_iter().enumerate() {
@@ -166,6 +201,7 @@ impl<'a> Attempt<'a> {
             foreign,
             lag: Lag::default(),
             gauges: report::Gauges::new(settings.stream.as_str()),
+            changes_before: pipeline.status.get().changes,
             next_tick: pipeline.clock.now(),
             head: None,
         };
@@ -278,7 +314,9 @@ impl<'a> Attempt<'a> {
         let lag = self.lag.lag(now, frontier.checkpoint());
         let (checkpoint, open) = (frontier.checkpoint().clone(), frontier.changes_open());
         let routed = self.dispatcher.routed();
+        let changes = self.changes_before + self.signals.committed();
         let status = self.pipeline.status.update(|status| {
+            status.changes = changes;
             status.lag_changes = routed.covers(&status.head).then_some(open);
             status.frontier = checkpoint;
             status.lag = (!status.head.is_empty()).then_some(lag);
@@ -296,6 +334,7 @@ impl<'a> Attempt<'a> {
     pub(crate) fn state(&self, state: State, reason: &str) {
         self.pipeline.status.update(|status| {
             status.state = state;
+            status.consistent &= !matches!(state, State::Snapshot | State::Gap);
             reason.clone_into(&mut status.reason);
         });
     }

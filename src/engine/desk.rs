@@ -66,10 +66,12 @@ impl Desk {
         let due = match slot.as_ref() {
             None => false,
             Some(Order::Write { until, .. }) => {
-                cfg!(mutate = "repair_without_window") || dispatcher.routed().covers(&plan::tail(until))
+                let reached = cfg!(mutate = "repair_without_window") || dispatcher.routed().covers(&plan::tail(until));
+                reached && !dispatcher.is_open()
             }
             Some(Order::Marked { seq, .. }) => dispatcher.frontier().has_passed(*seq),
-            Some(Order::Open(_) | Order::Mark { .. }) => true,
+            Some(Order::Open(_)) => true,
+            Some(Order::Mark { .. }) => !dispatcher.is_open(),
         };
         let Some(order) = slot.take_if(|_| due) else { return Ok(()) };
         drop(slot);

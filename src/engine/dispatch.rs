@@ -19,6 +19,8 @@ pub struct Dispatcher {
     routed: Checkpoint,
     /// What the tail touches while somebody reads a page.
     window: Option<Window>,
+    /// The tail's last batch ended within a source transaction.
+    open: bool,
 }
 
 impl Dispatcher {
@@ -26,13 +28,16 @@ impl Dispatcher {
     pub fn new(inboxes: Vec<Sender<Work>>, frontier: Frontier) -> Self {
         let lanes = u16::try_from(inboxes.len()).expect("a stream has fewer than 65 536 lanes");
         let routed = frontier.checkpoint().clone();
-        Self { router: Router::new(lanes), inboxes, frontier, routed, window: None }
+        Self { router: Router::new(lanes), inboxes, frontier, routed, window: None, open: false }
     }
 
     /// Hands a batch to the lanes.
     pub fn batch(&mut self, batch: Batch) -> Result<()> {
-        if let Some(window) = self.window.as_mut().filter(|_| !batch.partition.is_engine()) {
-            window.note(&batch);
+        if !batch.partition.is_engine() {
+            self.open = batch.is_open();
+            if let Some(window) = &mut self.window {
+                window.note(&batch);
+            }
         }
         self.send(batch, None)
     }
@@ -78,6 +83,12 @@ impl Dispatcher {
     /// How far each partition was handed to the lanes.
     pub fn routed(&self) -> &Checkpoint {
         &self.routed
+    }
+
+    /// Whether the lanes hold the beginning of a source transaction whose rest is still to come. Nothing else may enter
+    /// then: it would be committed with half of the transaction.
+    pub fn is_open(&self) -> bool {
+        self.open
     }
 
     /// Begins to remember what the tail touches.

@@ -122,21 +122,26 @@ async fn turn(attempt: &mut Attempt<'_>, tail: &mut dyn Tail, desk: &Desk) -> Re
     Ok(())
 }
 
-/// A partition that has ended, and behind which another one has moved, is asked for by nobody any more. Only with one lane:
-/// with several, a lane that has forgotten an end and a lane that never knew of it would look the same.
+/// A partition that has ended and that the source no longer lists is asked for by nobody any more, once the lane knows all
+/// partitions that the source does list: then each of its children has begun. Only with one lane: with several, a lane that
+/// has forgotten an end and a lane that never knew of it would look the same.
 fn forget_ended(attempt: &mut Attempt<'_>) -> Result<()> {
-    let (frontier, routed) = (attempt.dispatcher.frontier().checkpoint(), attempt.dispatcher.routed());
-    if attempt.pipeline.settings.scope.lanes != 1 {
+    if attempt.pipeline.settings.scope.lanes != 1 || attempt.dispatcher.is_open() {
         return Ok(());
     }
-    let tail = plan::tail(frontier);
-    if tail.len() < 2 || !tail.iter().any(|(_, position)| matches!(position, Position::At { .. })) {
+    let tail = plan::tail(attempt.dispatcher.frontier().checkpoint());
+    if !tail.iter().any(|(_, position)| *position == Position::End) {
         return Ok(());
     }
-    let ended = |(partition, position): (&PartitionId, &Position)| {
-        (*position == Position::End && routed.names(partition)).then(|| partition.clone())
+    let head = attempt.pipeline.status.update(|status| status.head.clone());
+    if head.is_empty() || !head.iter().all(|(partition, _)| tail.names(partition)) {
+        return Ok(());
+    }
+    let routed = attempt.dispatcher.routed();
+    let gone = |(partition, position): &(&PartitionId, &Position)| {
+        **position == Position::End && !head.names(partition) && routed.names(partition)
     };
-    let forget: Vec<_> = tail.iter().filter_map(ended).collect();
+    let forget: Vec<_> = tail.iter().filter(gone).map(|(partition, _)| partition.clone()).collect();
     if !forget.is_empty() {
         attempt.dispatcher.mark(&forget, &[])?;
     }

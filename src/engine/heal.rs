@@ -181,6 +181,8 @@ impl<'a> Comparer<'a> {
         while !rows.is_empty() {
             let keys: Vec<Vec<u8>> = rows.rows().map(|row| row.key.to_vec()).collect();
             let until = if self.live { self.pipeline.source.head().await? } else { Checkpoint::default() };
+            // Rows that enter together are a whole.
+            rows.mark(Position::End);
             let again = self.desk.write(until, rows).await?;
             rows = self.repair_batch().await;
             if again.is_empty() {

@@ -55,6 +55,8 @@ pub struct Lane {
     held: Option<Duration>,
     flush: bool,
     staged: bool,
+    /// Where the last share of a partition ended within a source transaction, so that its next one is known to follow.
+    open: BTreeMap<PartitionId, Position>,
     taken_seq: u64,
     in_flight: VecDeque<InFlight>,
     last_commit: Duration,
@@ -92,6 +94,7 @@ impl Lane {
             held: None,
             flush: false,
             staged: false,
+            open: BTreeMap::new(),
             taken_seq: 0,
             in_flight: VecDeque::new(),
             last_commit: now,
@@ -160,6 +163,11 @@ impl Lane {
         let Some(Work::Mark { seq, forget, upto }) = self.queue.pop_front() else { return None };
         self.taken_seq = seq;
         self.reached.retain(|partition| !forget.contains(partition));
+        // A walk is resumed where the slowest lane stood; the others may be further.
+        let further = |partition: &PartitionId, position: &Position| {
+            !self.reached.names(partition) || *position > *self.reached.get(partition)
+        };
+        let upto: Vec<_> = upto.into_iter().filter(|(partition, position)| further(partition, position)).collect();
         Some(self.send(Changes::default(), forget, upto.into_iter().collect(), now))
     }
 
@@ -242,9 +250,7 @@ impl Lane {
                     if let Some(cut) = self.take_share(&share)? {
                         return Ok(cut);
                     }
-                    self.queue.pop_front();
-                    self.cursor = 0;
-                    self.taken_seq = share.seq;
+                    self.pass(&share);
                     if self.is_full() || (self.staged && !share.batch.is_open()) {
                         return Ok(Cut::Commit);
                     }
@@ -294,7 +300,10 @@ impl Lane {
     fn take_open(&mut self, share: &Share) -> Result<Option<Cut>> {
         if !self.limits.stage {
             let cut = self.take_changes(share, share.len())?;
-            self.note_piece(share);
+            if cut.is_none() && !cfg!(mutate = "piece_without_position") {
+                // What belongs to other lanes is passed too.
+                self.note(&share.batch.partition, share.batch.position(share.batch.len() - 1));
+            }
             return Ok(cut);
         }
         if self.is_collecting() && !self.staged_alone() {
@@ -303,10 +312,21 @@ impl Lane {
         if let Some(cut) = self.take_changes(share, share.len())? {
             return Ok(Some(cut));
         }
+        self.pass(share);
+        Ok(Some(Cut::Stage))
+    }
+
+    /// All of the front share is taken.
+    fn pass(&mut self, share: &Share) {
+        let batch = &share.batch;
         self.queue.pop_front();
         self.cursor = 0;
         self.taken_seq = share.seq;
-        Ok(Some(Cut::Stage))
+        if batch.is_open() {
+            self.open.insert(batch.partition.clone(), batch.position(batch.len() - 1));
+        } else if !self.open.is_empty() {
+            self.open.remove(&batch.partition);
+        }
     }
 
     fn take_changes(&mut self, share: &Share, end: usize) -> Result<Option<Cut>> {
@@ -386,7 +406,9 @@ impl Lane {
     fn prove_no_hole(&self, share: &Share) -> Result<()> {
         let batch = &share.batch;
         let reached = self.upto.get(&batch.partition).unwrap_or_else(|| self.reached.get(&batch.partition));
-        if batch.partition.is_unrecorded() || batch.base() <= reached {
+        let follows = |open: &Position| batch.base() <= open;
+        let passed = batch.base() <= reached || self.open.get(&batch.partition).is_some_and(follows);
+        if batch.partition.is_unrecorded() || passed {
             return Ok(());
         }
         Err(Error::bug(format!(

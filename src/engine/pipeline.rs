@@ -126,28 +126,30 @@ impl Pipeline {
 
     async fn attempts(&self, repairs: &mut mpsc::Receiver<RepairRequest>) -> Result<()> {
         let stream = self.settings.stream.as_str();
-        let mut lost = false;
+        let mut lost = None;
         let mut failures = 0;
         loop {
             let mut made_progress = false;
             let result = match self.my_turn().await {
-                Ok(record) => Attempt::run(self, record, lost, repairs, &mut made_progress).await,
+                Ok(record) => Attempt::run(self, record, &mut lost, repairs, &mut made_progress).await,
                 Err(error) => Err(error),
             };
             let Err(error) = result else { return Ok(()) };
             if self.is_stopping() && error.fault() != Fault::Bug {
-                return Err(if error.fault() == Fault::Transient { Error::stopped() } else { error });
+                // What would only have been tried again is none of the one who stops.
+                let passes = matches!(
+                    error.fault(),
+                    Fault::Transient | Fault::Throttled(_) | Fault::StageLost | Fault::PositionLost
+                );
+                return Err(if passes { Error::stopped() } else { error });
             }
             failures = if made_progress { 0 } else { failures + 1 };
-            lost &= !made_progress;
             match policy::of_attempt(error.fault(), failures) {
                 Reaction::Stop => return Err(error),
                 Reaction::Heal => {
-                    lost = true;
-                    report::gap_opened(stream, &error.to_string());
+                    // Not a gap yet: the next attempt finds out under its own claim whether the stream still stands there.
+                    report::attempt_ended(stream, &error, policy::pause(failures));
                     self.status.update(|status| {
-                        status.gaps += 1;
-                        status.state = State::Gap;
                         status.consistent = false;
                         status.reason = error.to_string();
                     });

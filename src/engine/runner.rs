@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
@@ -14,12 +14,12 @@ use tokio::sync::Notify;
 use crate::engine::clock::Clock;
 use crate::engine::frontier::Done;
 use crate::engine::lane::{Action, Lane};
-use crate::engine::patches::Patches;
+use crate::engine::patches::{Patches, Staged};
 use crate::engine::policy::{self, Reaction};
 use crate::engine::report;
 use crate::engine::route::Work;
 use crate::error::{Error, Result};
-use crate::model::Commit;
+use crate::model::{Changes, Commit};
 use crate::sink::Writer;
 use crate::source::Fut;
 
@@ -30,6 +30,8 @@ pub struct Signals {
     pub progress: Arc<Notify>,
     /// Set once the sink is consistent: from then on a patch without its row is corruption.
     pub consistent: Arc<AtomicBool>,
+    /// Changes committed in this attempt.
+    pub changes: Arc<AtomicU64>,
     /// Set when the attempt is over: a lane that waits to try again gives up.
     pub over: Arc<AtomicBool>,
 }
@@ -44,6 +46,12 @@ impl Signals {
     pub fn end(&self) {
         // ORDERING: Relaxed, see `is_over`.
         self.over.store(true, Ordering::Relaxed);
+    }
+
+    /// Changes committed in this attempt.
+    pub fn committed(&self) -> u64 {
+        // ORDERING: Relaxed, a count for people.
+        self.changes.load(Ordering::Relaxed)
     }
 
     /// Whether the sink is consistent.
@@ -77,6 +85,7 @@ pub struct Runner {
     answers: VecDeque<Fut<'static, ()>>,
     in_flight_max: usize,
     patches: Option<Patches>,
+    staged: Staged,
     done: Done,
     signals: Signals,
     clock: Arc<dyn Clock>,
@@ -98,8 +107,8 @@ impl Runner {
         clock: Arc<dyn Clock>,
     ) -> Self {
         let answers = VecDeque::new();
-        let published = 0;
-        Self { number, lane, writer, inbox, answers, in_flight_max, patches, done, signals, clock, published }
+        let (published, staged) = (0, Staged::default());
+        Self { number, lane, writer, inbox, answers, in_flight_max, patches, staged, done, signals, clock, published }
     }
 
     /// Takes over what has arrived; false when nobody will ever send more.
@@ -130,6 +139,7 @@ impl Runner {
                 while !self.answers.is_empty() {
                     self.settle_oldest().await?;
                 }
+                let changes = self.resolve_staged(changes).await?;
                 self.writer.stage(&changes).await?;
                 Ok(Turn::Worked)
             }
@@ -148,24 +158,43 @@ impl Runner {
 
     /// Before the sink is consistent, a patch may meet no row; then the row is read from the source.
     async fn resolve(&mut self, commit: Arc<Commit>) -> Result<Arc<Commit>> {
-        if self.signals.is_consistent() || !Patches::any(&commit.changes) {
+        let patches = self.patches.as_ref().filter(|_| !self.signals.is_consistent() && Patches::any(&commit.changes));
+        let Some(patches) = patches.cloned() else {
+            self.staged.clear();
             return Ok(commit);
-        }
+        };
         while !self.answers.is_empty() {
-            self.settle_oldest().await?;
+            self.settle(1).await?;
         }
-        match &self.patches {
-            Some(patches) => {
-                let resolved = patches.resolve(&commit).await?;
-                self.lane.resolved(Arc::clone(&resolved));
-                Ok(resolved)
-            }
-            None => Ok(commit),
-        }
+        let changes = patches.resolve(&commit.changes, &self.staged).await?;
+        self.staged.clear();
+        let (number, forget, upto) = (commit.number, commit.forget.clone(), commit.upto.clone());
+        let resolved = Arc::new(Commit { number, changes, forget, upto });
+        self.lane.resolved(Arc::clone(&resolved));
+        Ok(resolved)
     }
 
-    /// Waits for the oldest answer. After a failure that can pass, everything in flight is sent again as it was.
+    /// The same for a piece of a large source transaction. Everything before it has landed or is staged.
+    async fn resolve_staged(&mut self, changes: Arc<Changes>) -> Result<Arc<Changes>> {
+        let Some(patches) = self.patches.as_ref().filter(|_| !self.signals.is_consistent()) else {
+            return Ok(changes);
+        };
+        let resolved = match Patches::any(&changes) {
+            true => Arc::new(patches.resolve(&changes, &self.staged).await?),
+            false => changes,
+        };
+        self.staged.note(&resolved);
+        Ok(resolved)
+    }
+
+    /// Waits for the oldest answer.
     async fn settle_oldest(&mut self) -> Result<()> {
+        self.settle(0).await
+    }
+
+    /// Waits for the oldest answer. After a failure that can pass, everything in flight is sent again as it was, but for
+    /// the newest `unsent` commits, which were built and never sent.
+    async fn settle(&mut self, unsent: usize) -> Result<()> {
         let mut attempt = 0;
         while let Some(answer) = self.answers.pop_front() {
             let Err(error) = answer.await else {
@@ -175,7 +204,7 @@ impl Runner {
             let Reaction::Retry(pause) = policy::of_commit(error.fault(), attempt) else { return Err(error) };
             attempt += 1;
             report::commit_is_tried_again(self.number, &error, attempt, pause);
-            // What was sent after it cannot have landed either; its answers are worth nothing.
+            // What was sent after it goes again too; one that has landed meanwhile answers as if it landed now.
             self.answers.clear();
             if self.signals.is_over() {
                 return Err(error);
@@ -184,7 +213,8 @@ impl Runner {
             if self.signals.is_over() {
                 return Err(error);
             }
-            let again: Vec<_> = self.lane.in_flight().map(Arc::clone).collect();
+            let sent = self.lane.in_flight().len() - unsent;
+            let again: Vec<_> = self.lane.in_flight().take(sent).map(Arc::clone).collect();
             self.answers.extend(again.into_iter().map(|commit| self.writer.commit(commit)));
         }
         Ok(())
@@ -194,6 +224,8 @@ impl Runner {
         let now = self.clock.now();
         if let Some(commit) = self.lane.oldest() {
             report::lane_committed(self.number, commit);
+            // ORDERING: Relaxed, a count for people.
+            self.signals.changes.fetch_add(commit.changes.len() as u64, Ordering::Relaxed);
         }
         let seq = self.lane.landed(now);
         self.publish(seq);

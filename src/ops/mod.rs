@@ -3,6 +3,8 @@
 pub mod check;
 pub mod control;
 pub mod copy;
+#[cfg(feature = "sqlite")]
+pub mod demo;
 pub mod drop_slot;
 pub mod local;
 pub mod outcome;

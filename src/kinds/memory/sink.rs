@@ -58,6 +58,8 @@ pub(super) struct State {
     pub(super) limbo: Vec<Sent>,
     landed: Option<Vec<Landed>>,
     refused: u64,
+    /// Scans fill a batch no further than this.
+    pub(super) page_bytes: usize,
     pub(super) doors: Doors,
 }
 
@@ -82,6 +84,7 @@ impl MemorySink {
             limbo: Vec::new(),
             landed: None,
             refused: 0,
+            page_bytes: usize::MAX,
             doors: Doors::default(),
         };
         Self { state: Arc::new(Mutex::new(state)) }
@@ -91,6 +94,13 @@ impl MemorySink {
     #[must_use]
     pub fn recording(self) -> Self {
         self.lock().landed = Some(vec![]);
+        self
+    }
+
+    /// Scans cut batches at so many bytes, so that a table lies over several of them.
+    #[must_use]
+    pub fn with_page_bytes(self, bytes: usize) -> Self {
+        self.lock().page_bytes = bytes;
         self
     }
 

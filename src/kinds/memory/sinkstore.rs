@@ -78,6 +78,7 @@ impl Store for Reader {
         Box::pin(async move {
             self.pass(Site::Scan).await?;
             let span = ranges::read(&range.name)?;
+            let full = fill_bytes.min(self.sink.lock().page_bytes).max(1);
             let table = batch.table(&range.table);
             self.sink.with_data(|rows, _| {
                 let first = (span.table.clone(), span.first.clone());
@@ -88,7 +89,7 @@ impl Store for Reader {
                     if *after != Position::Start && Position::at(key) <= *after {
                         continue;
                     }
-                    if batch.bytes() >= fill_bytes.max(1) {
+                    if batch.bytes() >= full {
                         let last = batch.row(batch.len() - 1).key.to_vec();
                         batch.mark(Position::at(last));
                         return;

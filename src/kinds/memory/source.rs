@@ -3,6 +3,7 @@
 //! A slot holds what the source was told to forget; it is made by the first pin. A position before it, before what the
 //! log still holds, after the head, or of another lineage is a lost position.
 
+use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::task::Poll;
 
@@ -35,8 +36,8 @@ impl Source for World {
     fn tail<'a>(&'a self, from: &'a Checkpoint, pool: &'a Pool) -> Fut<'a, Box<dyn Tail>> {
         Box::pin(async move {
             pass(&self.state, |state| &mut state.doors, Site::Tail).await?;
-            let connection = self.lock().prove(from)?;
-            Ok(Box::new(MemoryTail::new(self.clone(), from, pool.clone(), connection)?) as Box<dyn Tail>)
+            let (connection, from) = self.lock().connect(from, pool)?;
+            Ok(Box::new(MemoryTail::new(self.clone(), &from, pool.clone(), connection)?) as Box<dyn Tail>)
         })
     }
 }
@@ -61,14 +62,24 @@ impl State {
     /// A slot that is there keeps everything from before this head on, so it serves as it is.
     fn pin(&mut self) -> (Checkpoint, u64) {
         let head = self.tell();
-        self.data.slot.get_or_insert_with(|| head.clone());
+        if self.data.slot.is_none() {
+            self.data.slot = Some(head.clone());
+            self.slot_start = head.clone();
+        }
         (head, self.told)
     }
 
-    /// Gives the connection on which the tail may run.
-    fn prove(&self, from: &Checkpoint) -> Result<u64> {
+    /// Gives the connection on which the tail may run, and where it begins in every partition that it need not ask about.
+    fn connect(&mut self, from: &Checkpoint, pool: &Pool) -> Result<(u64, Checkpoint)> {
         self.data.prove(from)?;
-        Ok(self.connection)
+        self.pool = Some(pool.clone());
+        let mut from = from.clone();
+        for partition in self.data.passed(&from) {
+            if !from.names(&partition) {
+                from.advance(&partition, &Position::End);
+            }
+        }
+        Ok((self.connection, from))
     }
 
     fn tell(&mut self) -> Checkpoint {
@@ -90,7 +101,8 @@ impl Data {
                 return Err(lost(&format!("{partition} was released up to {released}, after {position}")));
             }
         }
-        for shard in self.shards.iter().filter(|shard| !from.names(&shard.id)) {
+        let passed = self.passed(from);
+        for shard in self.shards.iter().filter(|shard| !from.names(&shard.id) && !passed.contains(&shard.id)) {
             let known = |parent: &PartitionId| from.names(parent) || self.shards.iter().any(|s| s.id == *parent);
             if shard.parents.is_empty() || !shard.parents.iter().all(known) {
                 return Err(lost(&format!("{} descends from nothing that is known", shard.id)));
@@ -100,6 +112,18 @@ impl Data {
             }
         }
         Ok(())
+    }
+
+    /// Partitions from which one that `from` names descends: whoever has a position in a child has passed its parents.
+    pub(super) fn passed(&self, from: &Checkpoint) -> BTreeSet<PartitionId> {
+        let mut passed = BTreeSet::new();
+        // Children are younger than their parents, so one pass from the youngest finds all ancestors.
+        for shard in self.shards.iter().rev() {
+            if from.names(&shard.id) || passed.contains(&shard.id) {
+                passed.extend(shard.parents.iter().cloned());
+            }
+        }
+        passed
     }
 
     fn prove_partition(&self, partition: &PartitionId, position: &Position) -> Result<()> {

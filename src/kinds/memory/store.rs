@@ -88,6 +88,7 @@ impl Store for Reader {
             let index = self.world.table_index(&span.table)?;
             let state = self.world.lock();
             let moment = self.moment(&state);
+            let full = fill_bytes.min(state.batch_bytes).max(1);
             let table = batch.table(&range.table);
             for ((_, key), versions) in state.data.rows.range((index, span.first)..(index + 1, vec![])) {
                 if span.end.as_ref().is_some_and(|end| key >= end) {
@@ -97,7 +98,7 @@ impl Store for Reader {
                     continue;
                 }
                 let Some(body) = at(versions, moment) else { continue };
-                if batch.bytes() >= fill_bytes.max(1) {
+                if batch.bytes() >= full {
                     let last = batch.row(batch.len() - 1).key.to_vec();
                     batch.mark(Position::at(last));
                     return Ok(batch);

@@ -57,7 +57,16 @@ impl MemoryTail {
             return Err(Error::transient("follow a memory source: the connection was lost"));
         }
         let shards = &state.data.shards;
-        for index in (0..shards.len()).map(|i| (self.turn + i) % shards.len()) {
+        let gone = |(partition, given): &(&PartitionId, &Given)| {
+            !given.ended && !shards.iter().any(|shard| shard.id == **partition)
+        };
+        if let Some((partition, _)) = self.given.iter().find(gone) {
+            return Err(lost(&format!("{partition} is no longer there")));
+        }
+        // A transaction that was begun is ended first.
+        let open = shards.iter().position(|shard| self.given(&shard.id).changes > 0);
+        let first = open.unwrap_or(self.turn);
+        for index in (0..shards.len()).map(|i| (first + i) % shards.len()) {
             let shard = &shards[index];
             let given = self.given(&shard.id);
             let begun = shard.parents.iter().all(|parent| self.given(parent).ended);
@@ -74,23 +83,17 @@ impl MemoryTail {
         Ok(None)
     }
 
-    fn fill(&mut self, state: &mut State, index: usize, batch: &mut Batch) {
+    fn fill(&mut self, state: &State, index: usize, batch: &mut Batch) {
         let shard = &state.data.shards[index];
         let mut given = self.given(&shard.id);
         let boundary = if given.transaction == 0 { Position::Start } else { place(given.transaction) };
         let base = if given.changes == 0 { boundary } else { boundary.plus(given.changes as u64) };
         batch.begin(&shard.id, base, Steps::Ordinal);
-        let full = self.pool.batch_bytes();
+        let full = self.pool.batch_bytes().min(state.batch_bytes);
         fill_from(shard, &mut given, &self.world, full, batch);
         if shard.closed && given.transaction >= shard.last {
             given.ended = true;
             batch.mark(Position::End);
-        }
-        if cfg!(mutate = "keepalive_to_slot")
-            && batch.is_empty()
-            && let Some(slot) = &mut state.data.slot
-        {
-            slot.advance(&batch.partition, batch.upto());
         }
         self.turn = index + 1;
         self.given.insert(batch.partition.clone(), given);
@@ -138,9 +141,9 @@ impl Tail for MemoryTail {
                 .await?;
                 let mut batch = self.pool.take().await;
                 let world = self.world.clone();
-                let mut state = world.lock();
+                let state = world.lock();
                 if let Some(index) = self.ready(&state)? {
-                    self.fill(&mut state, index, &mut batch);
+                    self.fill(&state, index, &mut batch);
                     return Ok(batch);
                 }
             }

@@ -12,9 +12,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::error::{Error, Result};
-use crate::kinds::memory::Body;
 use crate::kinds::memory::faults::{Doors, Plan, lock};
 use crate::model::{Checkpoint, Op, PartitionId, Position, Table};
+use crate::pool::Pool;
 
 /// One write of a source transaction. Tables go by their index in the world.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,7 +75,8 @@ pub(super) struct Shard {
     high: u8,
 }
 
-type Rows = BTreeMap<(u16, Vec<u8>), Vec<Version>>;
+/// Every version of every row, oldest first.
+pub type Rows = BTreeMap<(u16, Vec<u8>), Vec<Version>>;
 
 /// What a backup holds.
 #[derive(Clone)]
@@ -94,7 +95,7 @@ pub(super) struct Data {
 pub(super) struct State {
     pub(super) data: Data,
     /// Never goes back, not even with a backup.
-    versions: u64,
+    pub(super) versions: u64,
     lineages: u64,
     lagging: bool,
     pub(super) freezes: bool,
@@ -102,6 +103,12 @@ pub(super) struct State {
     pub(super) told: u64,
     /// Raised when connections break.
     pub(super) connection: u64,
+    /// A batch is filled no further than this, however large the pool's batches are.
+    pub(super) batch_bytes: usize,
+    /// The pool that the newest tail takes its batches from.
+    pub(super) pool: Option<Pool>,
+    /// How far the slot stood when it was made.
+    pub(super) slot_start: Checkpoint,
     pub(super) doors: Doors,
 }
 
@@ -160,6 +167,9 @@ impl World {
             freezes: false,
             told: 0,
             connection: 0,
+            batch_bytes: usize::MAX,
+            pool: None,
+            slot_start: Checkpoint::default(),
             doors: Doors::default(),
         };
         let world = Self { state: Arc::new(Mutex::new(state)), tables };
@@ -183,6 +193,13 @@ impl World {
     #[must_use]
     pub fn with_frozen_views(self, freezes: bool) -> Self {
         self.lock().freezes = freezes;
+        self
+    }
+
+    /// Tails and scans cut batches at so many bytes, so that transactions and tables lie over several of them.
+    #[must_use]
+    pub fn with_batch_bytes(self, bytes: usize) -> Self {
+        self.lock().batch_bytes = bytes;
         self
     }
 
@@ -269,10 +286,11 @@ impl World {
         state.doors.changed();
     }
 
-    /// Takes closed shards from the listing whose log has been forgotten.
+    /// Takes closed shards from the listing whose end was released.
     pub fn prune(&self) {
-        let mut state = self.lock();
-        state.data.shards.retain(|shard| !(shard.closed && shard.log.is_empty()));
+        let data = &mut self.lock().data;
+        let released = data.slot.clone().unwrap_or_default();
+        data.shards.retain(|shard| *released.get(&shard.id) != Position::End);
     }
 
     /// Breaks all connections: tails must be opened again.
@@ -326,14 +344,19 @@ impl World {
         state.data.rows.iter().filter_map(row).collect()
     }
 
-    /// Every version that a key ever had, oldest first; empty for a key that never was.
-    pub fn versions(&self, table: u16, key: &[u8]) -> Vec<Version> {
-        self.lock().data.rows.get(&(table, key.to_vec())).cloned().unwrap_or_default()
+    /// Lets somebody look at every version that every key ever had, oldest first.
+    pub fn history<T>(&self, look: impl FnOnce(&Rows) -> T) -> T {
+        look(&self.lock().data.rows)
     }
 
-    /// All keys that ever were, by table.
-    pub fn keys(&self) -> Vec<(u16, Vec<u8>)> {
-        self.lock().data.rows.keys().cloned().collect()
+    /// The pool that the newest tail takes its batches from.
+    pub fn pool(&self) -> Option<Pool> {
+        self.lock().pool.clone()
+    }
+
+    /// How far the source's slot stood when it was made.
+    pub fn slot_start(&self) -> Checkpoint {
+        self.lock().slot_start.clone()
     }
 
     /// The end of what was written, without asking anybody's plan.
@@ -394,94 +417,13 @@ impl Data {
         self.shards.iter().map(|shard| (shard.id.clone(), end(shard))).collect()
     }
 
-    fn shard_of(&self, key: &[u8]) -> usize {
+    pub(super) fn shard_of(&self, key: &[u8]) -> usize {
         let hash = hash(key);
         let takes = |shard: &Shard| !shard.closed && (shard.low..=shard.high).contains(&hash);
         self.shards.iter().position(takes).expect("every key has an open shard")
     }
 
-    fn body(&self, table: u16, key: &[u8]) -> Option<Arc<[u8]>> {
+    pub(super) fn body(&self, table: u16, key: &[u8]) -> Option<Arc<[u8]>> {
         self.rows.get(&(table, key.to_vec()))?.last()?.body.clone()
-    }
-}
-
-impl State {
-    fn write(&mut self, number: u64, write: &Write, logs: &mut BTreeMap<usize, Vec<Logged>>) {
-        self.versions += 1;
-        let version = self.versions;
-        match write {
-            Write::Put(table, key, [first, second]) => {
-                let body = Body { version, fields: [Some(first), Some(second)] }.bytes();
-                let fresh = self.data.body(*table, key).is_none();
-                let logged = Logged { op: Op::Put, fresh, table: *table, key: key.clone(), body, from: None };
-                self.log(number, logged, logs);
-            }
-            Write::Touch(table, key, first) if self.data.body(*table, key).is_some() => {
-                let body = Body { version, fields: [Some(first), None] }.bytes();
-                let logged = Logged { op: Op::Patch, fresh: false, table: *table, key: key.clone(), body, from: None };
-                self.log(number, logged, logs);
-            }
-            Write::Move(table, from, to, first)
-                if self.data.body(*table, from).is_some() && self.data.body(*table, to).is_none() =>
-            {
-                let body = Body { version, fields: [Some(first), None] }.bytes();
-                let (table, key, from) = (*table, to.clone(), from.clone());
-                let moved = Logged { op: Op::Patch, fresh: false, table, key, body, from: Some(from.clone()) };
-                self.log(number, moved, logs);
-                self.log(number, Logged::delete(table, from), logs);
-            }
-            Write::Delete(table, key) if self.data.body(*table, key).is_some() => {
-                self.log(number, Logged::delete(*table, key.clone()), logs);
-            }
-            Write::Clear(table) => {
-                let (op, key) = (Op::Clear, vec![]);
-                self.log(number, Logged { op, fresh: false, table: *table, key, body: vec![], from: None }, logs);
-            }
-            Write::Touch(..) | Write::Move(..) | Write::Delete(..) => {}
-        }
-    }
-
-    /// Enters one change in the log of its shard, and what it does in the rows.
-    fn log(&mut self, number: u64, change: Logged, logs: &mut BTreeMap<usize, Vec<Logged>>) {
-        let shard = self.data.shard_of(&change.key);
-        assert!(
-            change.op != Op::Clear && change.from.is_none()
-                || self.data.shards.iter().filter(|shard| !shard.closed).count() == 1,
-            "clears and moves need a world with one order"
-        );
-        let before = &self.data.shards[shard];
-        let boundary = if before.last == 0 { Position::Start } else { place(before.last) };
-        let partition = before.id.clone();
-        let log = logs.entry(shard).or_default();
-        let position = boundary.plus(log.len() as u64 + 1);
-        let version = |body| Version { transaction: number, partition, position, body };
-        let body = match change.op {
-            Op::Put => Some(Arc::from(&change.body[..])),
-            Op::Patch => {
-                let older = self.data.body(change.table, change.from.as_ref().unwrap_or(&change.key));
-                let older = older.expect("a patch is only logged for a row that is there");
-                let read = |bytes| Body::read(bytes).expect("a world's own bodies are well formed");
-                Some(Arc::from(read(&change.body).filled(read(&older)).bytes()))
-            }
-            Op::Delete => None,
-            Op::Clear => {
-                let gone = version(None);
-                let of_table = self.data.rows.range_mut((change.table, vec![])..(change.table + 1, vec![]));
-                for (_, versions) in of_table.filter(|(_, v)| v.last().is_some_and(|v| v.body.is_some())) {
-                    versions.push(gone.clone());
-                }
-                log.push(change);
-                return;
-            }
-        };
-        let version = version(body);
-        self.data.rows.entry((change.table, change.key.clone())).or_default().push(version);
-        log.push(change);
-    }
-}
-
-impl Logged {
-    fn delete(table: u16, key: Vec<u8>) -> Self {
-        Self { op: Op::Delete, fresh: false, table, key, body: vec![], from: None }
     }
 }

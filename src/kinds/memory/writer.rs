@@ -13,7 +13,7 @@ use crate::error::{Error, Fault, Result};
 use crate::kinds::memory::MemorySink;
 use crate::kinds::memory::faults::{Call, Outcome, Site};
 use crate::kinds::memory::sink::State;
-use crate::model::{Changes, Claim, Commit, StreamId};
+use crate::model::{Batch, Changes, Claim, Commit, PartitionId, Position, Steps, StreamId};
 use crate::sink::Writer;
 use crate::source::Fut;
 
@@ -29,6 +29,33 @@ pub(super) struct Sent {
     pub(super) lacks_stage: bool,
     ticket: u64,
     call: Call,
+}
+
+impl Sent {
+    /// The same commit with bytes of its own. A sink must not hold on to the engine's batches longer than until its answer,
+    /// or the source would wait for their credit.
+    fn owned(self) -> Self {
+        let (number, changes) = (self.commit.number, owned(&self.commit.changes));
+        let (forget, upto) = (self.commit.forget.clone(), self.commit.upto.clone());
+        Self { commit: Arc::new(Commit { number, changes, forget, upto }), ..self }
+    }
+}
+
+/// A copy that holds no batch of the engine's pool.
+fn owned(changes: &Changes) -> Changes {
+    let mut batch = Batch::unpooled();
+    batch.begin(&PartitionId::new("!owned"), Position::Start, Steps::Ordinal);
+    for row in changes.iter() {
+        let table = batch.table(row.table);
+        batch.push_moved(row.op, row.fresh, table, row.key, row.body, row.from, row.at);
+    }
+    let batch = Arc::new(batch);
+    let mut copy = Changes::default();
+    let held = copy.hold(&batch);
+    for index in 0..batch.len() {
+        copy.pick(held, u32::try_from(index).expect("a batch holds fewer than 2^32 changes"));
+    }
+    copy
 }
 
 /// One connection.
@@ -63,7 +90,7 @@ impl State {
             match sent.call.outcome {
                 Outcome::Reject => self.lose(id),
                 Outcome::Late => {
-                    self.limbo.push(sent);
+                    self.limbo.push(sent.owned());
                     self.lose(id);
                 }
                 Outcome::AnswerLost => {
@@ -132,7 +159,7 @@ impl Drop for MemoryWriter {
         let mut state = self.sink.lock();
         let sent = state.connections.remove(&self.connection).map(|connection| connection.sent);
         let landing = sent.into_iter().flatten().filter(|sent| sent.call.outcome != Outcome::Reject);
-        state.limbo.extend(landing);
+        state.limbo.extend(landing.map(Sent::owned));
     }
 }
 
@@ -149,7 +176,7 @@ impl Writer for MemoryWriter {
             self.staged = true;
             let mut state = self.sink.lock();
             let connection = state.connections.get_mut(&self.connection).expect("reconnect made it");
-            connection.staged.push(Arc::clone(changes));
+            connection.staged.push(Arc::new(owned(changes)));
             Ok(())
         })
     }

@@ -1,12 +1,15 @@
 //! The kind PostgreSQL from its keys and the pipeline's.
 
+use std::sync::Arc;
+
 use super::{Endpoint, Side, Special, Wanted};
 use crate::config::{AuthMode, Postgresql};
 use crate::error::Result;
 use crate::kinds::postgres::conn::conninfo::{ConnInfo, Host};
-use crate::kinds::postgres::{self, Options, Session, admin};
+use crate::kinds::postgres::{self, Options, PgSink, PostgresSource, Session, admin};
 use crate::model::Kind;
-use crate::source::Fut;
+use crate::sink::Sink;
+use crate::source::{Fut, Source};
 
 pub(super) fn options(wanted: Wanted<'_>, keys: &Postgresql) -> Options {
     let Wanted { config, pipeline } = wanted;
@@ -35,7 +38,12 @@ pub(super) fn open(wanted: Wanted<'_>, keys: &Postgresql, side: Side) -> Result<
     let name = if side == Side::Source { "src" } else { "dst" };
     let (options, endpoint) = (options(wanted, keys), connectable(wanted, keys, name)?);
     let place = describe(endpoint.info());
-    let (source, sink, store) = (None, None, None);
+    let (mut source, mut sink): (Option<Arc<dyn Source>>, Option<Arc<dyn Sink>>) = (None, None);
+    match side {
+        Side::Source => source = Some(Arc::new(PostgresSource::new(&options)?)),
+        Side::Sink => sink = Some(Arc::new(PgSink::new(&options)?)),
+    }
+    let store = None;
     let special = Box::new(Server { endpoint, options });
     Ok(Endpoint { kind: Kind::Postgresql, layout: keys.layout, source, sink, store, place, special })
 }

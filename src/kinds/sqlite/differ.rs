@@ -157,7 +157,7 @@ impl Differ {
         fill: usize,
     ) -> Self {
         Self {
-            reader: Reader::new(&options.file(), options.busy_timeout),
+            reader: Reader::new(&options.file(), options.busy_timeout, false),
             shared,
             table: Arc::default(),
             fill,

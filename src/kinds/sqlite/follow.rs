@@ -83,7 +83,7 @@ impl Follower {
             Instant::now().checked_sub(Duration::from_nanos(ago))
         });
         Self {
-            reader: Reader::new(&options.file(), LOCK_WAIT.min(options.busy_timeout)),
+            reader: Reader::new(&options.file(), LOCK_WAIT.min(options.busy_timeout), false),
             shared,
             table: Arc::default(),
             fill,

@@ -22,7 +22,7 @@ pub fn locate(options: &Options, role: Role) -> Result<Option<Reader>> {
         ))),
         Ok(_) => {
             check_header(&file)?;
-            Ok(Some(Reader::new(&file, options.busy_timeout)))
+            Ok(Some(Reader::new(&file, options.busy_timeout, role == Role::Sink)))
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => match role {
             Role::Sink => Ok(None),

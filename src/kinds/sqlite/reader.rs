@@ -9,6 +9,9 @@
 //! | WAL | neither, or an empty `-wal` | `immutable`, without locks, and believed only if file and log are the same afterwards: opening it in any other way would create both files |
 //! | WAL | a `-wal` with content but no `-shm` | not at all ("transient"): only a writer can rebuild the index |
 //!
+//! A file that is ours, a sink, is opened for reading and writing, though nothing is written here: a process of ours that was
+//! killed within a commit leaves a journal, and only a connection that may write can roll it back.
+//!
 //! A plain read-only connection to a WAL database would create `-shm`. One window is left: a writer that closes the file
 //! between our look at `-wal` and SQLite's lock a few microseconds later leaves us with an empty `-wal` of our making,
 //! which every SQLite takes for none.
@@ -35,6 +38,7 @@ const KEPT: usize = 4;
 pub struct Reader {
     file: PathBuf,
     busy: Duration,
+    ours: bool,
     state: Mutex<State>,
 }
 
@@ -71,14 +75,16 @@ const QUICK_TRIES: i32 = 128;
 enum Way {
     Shared,
     Immutable,
+    Ours,
 }
 
 impl Reader {
-    /// Of the file at this path. Opens nothing yet.
-    pub fn new(file: &Path, busy: Duration) -> Self {
+    /// Of the file at this path; `ours`: a sink. Opens nothing yet.
+    pub fn new(file: &Path, busy: Duration, ours: bool) -> Self {
         Self {
             file: file.to_owned(),
             busy,
+            ours,
             state: Mutex::new(State { watch: Watch::new(file), tables: None, kept: Vec::new() }),
         }
     }
@@ -120,7 +126,7 @@ impl Reader {
                 return Err(Error::transient(format!("{attempt}: the file is being opened by its writer")));
             }
             Way::Immutable => {}
-            Way::Shared => {
+            Way::Shared | Way::Ours => {
                 let healthy = result.as_ref().err().is_none_or(|error| error.fault() != Fault::Transient);
                 if !before.is_wal() && healthy {
                     self.put_back(before.file, connection);
@@ -131,7 +137,7 @@ impl Reader {
     }
 
     fn connection(&self, before: &Signature, way: &Way, attempt: &str) -> Result<Connection> {
-        if let Way::Shared = way
+        if let Way::Shared | Way::Ours = way
             && !before.is_wal()
         {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -151,11 +157,12 @@ impl Reader {
     }
 
     fn open(&self, way: &Way) -> rusqlite::Result<Connection> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let query = match way {
-            Way::Shared => "mode=ro&readonly_shm=1",
-            Way::Immutable => "mode=ro&immutable=1",
+        let (mode, query) = match way {
+            Way::Shared => (OpenFlags::SQLITE_OPEN_READ_ONLY, "mode=ro&readonly_shm=1"),
+            Way::Immutable => (OpenFlags::SQLITE_OPEN_READ_ONLY, "mode=ro&immutable=1"),
+            Way::Ours => (OpenFlags::SQLITE_OPEN_READ_WRITE, "mode=rw"),
         };
+        let flags = mode | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(uri(&self.file, query), flags)?;
         // SQLite's own handler soon sleeps 25 ms and more at a time. A commit is over within a few, and one that follows at
         // once leaves a gap of some hundred microseconds: whoever looks less often does not get in.
@@ -172,6 +179,9 @@ impl Reader {
     }
 
     fn way(&self, before: &Signature) -> Result<Way> {
+        if self.ours {
+            return Ok(Way::Ours);
+        }
         if !before.is_wal() {
             return Ok(Way::Shared);
         }

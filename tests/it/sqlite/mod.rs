@@ -416,6 +416,27 @@ fn a_commit_that_finds_the_file_locked_is_transient_and_the_later_one_waits_for_
 }
 
 #[test]
+fn a_commit_that_was_killed_half_way_is_rolled_back_in_a_destination_and_left_alone_in_a_source() {
+    let backend = Backend::teleport("delete");
+    backend.sql("insert into kv (key, modified, value) values ('/stays', 1, 'v');");
+    // More pages than the cache holds are written to the file before the commit, so the journal that is left is needed.
+    let half = "pragma cache_size=2; pragma cache_spill=1; begin immediate;
+        with recursive n(i) as (select 1 union all select i + 1 from n where i < 2000)
+        insert into kv (key, modified, value) select '/half/' || i, 1, randomblob(500) from n";
+    drop(Locked::by_another_process(&backend.file(), half));
+    let journal = backend.dir.join("sqlite.db-journal");
+    assert!(journal.metadata().unwrap().len() > 0, "no journal was left");
+    let before = listing(&backend.dir);
+    let error = runtime().block_on(backend.store().ranges(1)).unwrap_err();
+    assert_eq!(error.fault(), Fault::Transient, "{error}");
+    assert!(error.to_string().contains("rolled back when Teleport starts"), "{error}");
+    assert!(listing(&backend.dir) == before, "a source was altered");
+    let sink = backend.sink();
+    assert_eq!(runtime().block_on(sink.inspect(&StreamId::new("s"))).unwrap(), None);
+    assert_eq!(backend.sql("select group_concat(key) from kv"), "/stays");
+}
+
+#[test]
 fn a_destination_file_that_was_exchanged_is_not_written_past_its_name() {
     let backend = Backend::missing();
     runtime().block_on(async {
