@@ -39,11 +39,10 @@ pub(super) fn open(wanted: Wanted<'_>, keys: &Postgresql, side: Side) -> Result<
     let name = if side == Side::Source { "src" } else { "dst" };
     let (options, endpoint) = (options(wanted, keys), connectable(wanted, keys, name)?);
     let place = describe(endpoint.info());
-    let (mut source, mut sink): (Option<Arc<dyn Source>>, Option<Arc<dyn Sink>>) = (None, None);
-    match side {
-        Side::Source => source = Some(Arc::new(PostgresSource::new(&options)?)),
-        Side::Sink => sink = Some(Arc::new(PgSink::new(&options)?)),
-    }
+    let (source, sink) = match side {
+        Side::Source => (Some(Arc::new(PostgresSource::new(&options)?) as Arc<dyn Source>), None),
+        Side::Sink => (None, Some(Arc::new(PgSink::new(&options)?) as Arc<dyn Sink>)),
+    };
     let store = None;
     let special = Box::new(Server { endpoint, options, side });
     Ok(Endpoint { kind: Kind::Postgresql, layout: keys.layout, source, sink, store, place, special })
