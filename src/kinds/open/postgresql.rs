@@ -38,10 +38,10 @@ pub(super) fn open(wanted: Wanted<'_>, keys: &Postgresql, side: Side) -> Result<
     let name = if side == Side::Source { "src" } else { "dst" };
     let (options, endpoint) = (options(wanted, keys), connectable(wanted, keys, name)?);
     let place = describe(endpoint.info());
-    let (mut source, mut sink): (Option<Arc<dyn Source>>, Option<Arc<dyn Sink>>) = (None, None);
+    let (mut source, mut sink) = (None, None);
     match side {
-        Side::Source => source = Some(Arc::new(PostgresSource::new(&options)?)),
-        Side::Sink => sink = Some(Arc::new(PgSink::new(&options)?)),
+        Side::Source => source = Some(Arc::new(PostgresSource::new(&options)?) as Arc<dyn Source>),
+        Side::Sink => sink = Some(Arc::new(PgSink::new(&options)?) as Arc<dyn Sink>),
     }
     let store = None;
     let special = Box::new(Server { endpoint, options });
