@@ -19,6 +19,8 @@ fn backend(dir: &Path) {
                insert into kv values ('/a', 1, null, 'value', '');";
     let status = Command::new("sqlite3").arg(dir.join("sqlite.db")).arg(sql).status().unwrap();
     assert!(status.success());
+    // As Teleport leaves it.
+    std::fs::set_permissions(dir.join("sqlite.db"), std::fs::Permissions::from_mode(0o600)).unwrap();
 }
 
 /// The one sentence that the program ends with.

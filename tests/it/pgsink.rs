@@ -4,6 +4,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use driftless::error::Fault;
+use driftless::kinds::postgres::catalog::{self, Need};
 use driftless::kinds::postgres::shape::{Column, Shape};
 use driftless::kinds::postgres::sink::PgSink;
 use driftless::kinds::postgres::{Options, kvrow};
@@ -12,6 +13,9 @@ use driftless::model::{
     StreamId, Table,
 };
 use driftless::sink::{Sink, Writer};
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 use crate::support::pg::{self, Pg};
 
@@ -62,6 +66,7 @@ fn shape(server: &Pg, database: &str, name: &str, binary: bool) -> Shape {
             name: fields[0].into(),
             type_oid: fields[1].parse().unwrap(),
             type_name: fields[2].into(),
+            binary,
             ..Column::default()
         });
         let place: i32 = fields[3].parse().unwrap();
@@ -751,4 +756,160 @@ async fn a_server_that_dies_amid_commits_gets_each_of_them_once() {
     assert!(lost >= 1, "no commit was ever disturbed");
     assert_eq!(server.psql(&database, "select count(*), count(distinct n) from log"), "60|60");
     assert_eq!(position(&server, &database), "60 pg/1/1/slot@00000060");
+}
+
+/// A proxy whose connections to the client end when `cut` changes; the server's side of them stays open.
+async fn proxy(server: &Pg) -> (u16, watch::Sender<u32>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (port, to) = (listener.local_addr().unwrap().port(), server.port);
+    let (cut, watched) = watch::channel(0);
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut watched = watched.clone();
+            watched.mark_unchanged();
+            tokio::spawn(async move {
+                let mut upstream = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
+                tokio::select! {
+                    _ = copy_bidirectional(&mut client, &mut upstream) => {}
+                    _ = watched.changed() => {
+                        drop(client);
+                        // As after a partition of the network: the server learns nothing.
+                        std::future::pending::<()>().await;
+                    }
+                }
+            });
+        }
+    });
+    (port, cut)
+}
+
+#[tokio::test]
+async fn a_commit_that_hangs_behind_a_lost_connection_is_ended_before_it_is_sent_again() {
+    let (server, database, table) = plain_table();
+    server.psql(
+        &database,
+        "insert into t values (1, 'first'); create table log (v text); \
+         create function hit() returns trigger language plpgsql as $$ begin insert into log values (new.v); return new; end $$; \
+         create trigger hit after insert or update on t for each row execute function hit(); \
+         alter table t enable always trigger hit",
+    );
+    let (port, cut) = proxy(server).await;
+    let mut through = options(server, &database, Layout::Raw);
+    through.conn_string = through.conn_string.replace(&format!(":{}/", server.port), &format!(":{port}/"));
+    let sink = PgSink::new(&through).unwrap();
+    let (_, mut writer) = claimed(&sink, None).await;
+    writer.commit(commit(1, vec![])).await.unwrap();
+    let old = server.psql(&database, "select backend_pid from driftless.lane");
+
+    // Somebody's transaction holds the row, so the commit stays under way at the server.
+    let (holder, connection) = tokio_postgres::connect(&server.url(&database), tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    holder.batch_execute("begin; select from t where id = 1 for update").await.unwrap();
+    let one = commit(2, vec![put(&table, &[Some("1"), Some("second")])]);
+    let sent = writer.commit(Arc::clone(&one));
+    let waits = format!("select count(*) from pg_stat_activity where pid = {old} and wait_event_type = 'Lock'");
+    while server.psql(&database, &waits) != "1" {
+        tokio::task::yield_now().await;
+    }
+    cut.send_modify(|count| *count += 1);
+    let error = sent.await.unwrap_err();
+    assert_eq!(error.fault(), Fault::Transient, "{error}");
+
+    let again = writer.commit(Arc::clone(&one));
+    let gone = format!("select count(*) from pg_stat_activity where pid = {old}");
+    while server.psql(&database, &gone) != "0" {
+        tokio::task::yield_now().await;
+    }
+    holder.batch_execute("rollback").await.unwrap();
+    again.await.unwrap();
+    assert_eq!(server.psql(&database, "select * from t, log"), "1|second|second");
+    assert_ne!(server.psql(&database, "select backend_pid from driftless.lane"), old);
+    writer.commit(commit(3, vec![delete(&table, "1")])).await.unwrap();
+    assert_eq!(position(server, &database), "3 pg/1/1/slot@00000003");
+}
+
+fn schema_of(server: &Pg, database: &str) -> String {
+    let output = Command::new(server.bin.join("pg_dump"))
+        .args(["--schema-only", "--no-owner", "--exclude-schema=driftless", "-d", &server.url(database)])
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().filter(|line| !line.starts_with("\\")).map(|line| format!("{line}\n")).collect()
+}
+
+/// A page of a first copy.
+fn page(number: u64, all: Vec<Do>) -> Arc<Commit> {
+    let upto = [(PartitionId::new("!snapshot/1/t"), Position::at(format!("{number:08}")))].into_iter().collect();
+    Arc::new(Commit { number, changes: changes(all), forget: Vec::new(), upto })
+}
+
+#[tokio::test]
+async fn missing_tables_are_made_loaded_without_keys_and_then_given_them() {
+    let (source, server) = (pg::primary(), pg::secondary());
+    let (from, to) = (source.database("made"), server.database("made"));
+    source.psql(
+        &from,
+        "create type mood as enum ('sad', 'glad'); \
+         create table m (id int generated always as identity primary key, email text unique, m mood default 'sad', \
+           n numeric(9,2) check (n > 0), upper_email text generated always as (upper(email)) stored); \
+         create index on m (n) where n > 5; \
+         insert into m (email, n) select 'mail' || i, i from generate_series(1, 3000) i",
+    );
+    let (client, connection) = tokio_postgres::connect(&source.url(&from), tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let scope = catalog::Scope::Raw(vec!["public.*".parse().unwrap()]);
+    let shapes = catalog::find(&client, &scope, Need::Scan).await.unwrap().all().unwrap();
+    assert!(shapes[0].binary);
+    let table = shapes[0].table();
+    let rows = |condition: &str| -> Vec<Do> {
+        source.psql(&from, "drop view if exists v; create view v as select id, email, m, n from m");
+        binary_rows(source, &from, &format!("(select * from v where {condition} order by id)"))
+            .into_iter()
+            .map(|body| {
+                let id = first_column(&body);
+                let key = [&(id.len() as u32).to_be_bytes()[..], &id].concat();
+                Do { op: Op::Put, fresh: false, table: Arc::clone(&table), key, body, from: None }
+            })
+            .collect()
+    };
+    let sink = raw_sink(server, &to);
+    let (_, mut writer) = claimed(&sink, None).await;
+    let tables = [Arc::clone(&table)];
+    sink.prepare(&tables, true).await.unwrap();
+    sink.prepare(&tables, true).await.unwrap();
+    assert_eq!(server.psql(&to, "select count(*) from pg_index where indrelid = 'm'::regclass"), "0");
+    writer.commit(page(1, rows("id <= 1500"))).await.unwrap();
+    // Row 7 gives its address to row 2000 before that one is read; its own change is still to come.
+    source.psql(&from, "update m set email = 'other' where id = 7; update m set email = 'mail7' where id = 2000");
+    writer.commit(page(2, rows("id > 1500"))).await.unwrap();
+    sink.settle(&tables).await.unwrap();
+    sink.settle(&tables).await.unwrap();
+    source.psql(&from, "drop view v");
+    assert_eq!(schema_of(server, &to), schema_of(source, &from));
+    assert_eq!(server.psql(&to, "select count(*), count(*) filter (where id = 7) from m"), "2999|0");
+
+    writer.commit(commit(3, rows("id in (7, 8)"))).await.unwrap();
+    source.psql(&from, "drop view v");
+    let look = "select md5(string_agg(m::text, ',' order by id)) from m";
+    assert_eq!(server.psql(&to, look), source.psql(&from, look));
+}
+
+#[tokio::test]
+async fn tables_that_do_not_fit_are_all_named_before_anything_is_made() {
+    let (source, server) = (pg::primary(), pg::secondary());
+    let (from, to) = (source.database("misfit"), server.database("misfit"));
+    source.psql(&from, "create table a (id int primary key, v text); create table b (id int primary key); create table c (id int primary key)");
+    server.psql(&to, "create table a (id int primary key); create table b (id int)");
+    let (client, connection) = tokio_postgres::connect(&source.url(&from), tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let scope = catalog::Scope::Raw(vec!["public.*".parse().unwrap()]);
+    let shapes = catalog::find(&client, &scope, Need::Scan).await.unwrap().all().unwrap();
+    let tables: Vec<_> = shapes.iter().map(Shape::table).collect();
+    let sink = raw_sink(server, &to);
+    let (_, _writer) = claimed(&sink, None).await;
+    let error = sink.prepare(&tables, true).await.unwrap_err();
+    assert_eq!(error.fault(), Fault::Config, "{error}");
+    assert!(error.to_string().contains("\"v\"") && error.to_string().contains("\"public.b\""), "{error}");
+    assert_eq!(server.psql(&to, "select to_regclass('c') is null"), "t");
 }

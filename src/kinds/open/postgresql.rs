@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{Endpoint, Side, Special, Wanted};
+use super::{Endpoint, Level, Remark, Side, Special, Wanted};
 use crate::config::{AuthMode, Postgresql};
 use crate::error::Result;
+use crate::kinds::postgres::admin::check;
 use crate::kinds::postgres::conn::conninfo::{ConnInfo, Host};
 use crate::kinds::postgres::{self, Options, PgSink, PostgresSource, Session, admin};
 use crate::model::Kind;
@@ -38,13 +39,12 @@ pub(super) fn open(wanted: Wanted<'_>, keys: &Postgresql, side: Side) -> Result<
     let name = if side == Side::Source { "src" } else { "dst" };
     let (options, endpoint) = (options(wanted, keys), connectable(wanted, keys, name)?);
     let place = describe(endpoint.info());
-    let (mut source, mut sink) = (None, None);
-    match side {
-        Side::Source => source = Some(Arc::new(PostgresSource::new(&options)?) as Arc<dyn Source>),
-        Side::Sink => sink = Some(Arc::new(PgSink::new(&options)?) as Arc<dyn Sink>),
-    }
+    let (source, sink) = match side {
+        Side::Source => (Some(Arc::new(PostgresSource::new(&options)?) as Arc<dyn Source>), None),
+        Side::Sink => (None, Some(Arc::new(PgSink::new(&options)?) as Arc<dyn Sink>)),
+    };
     let store = None;
-    let special = Box::new(Server { endpoint, options });
+    let special = Box::new(Server { endpoint, options, side });
     Ok(Endpoint { kind: Kind::Postgresql, layout: keys.layout, source, sink, store, place, special })
 }
 
@@ -52,6 +52,7 @@ pub(super) fn open(wanted: Wanted<'_>, keys: &Postgresql, side: Side) -> Result<
 struct Server {
     endpoint: postgres::Endpoint,
     options: Options,
+    side: Side,
 }
 
 impl Special for Server {
@@ -59,9 +60,28 @@ impl Special for Server {
         Box::pin(self.ask_identity())
     }
 
+    fn remarks(&self) -> Fut<'_, Vec<Remark>> {
+        Box::pin(async {
+            let found = match self.side {
+                Side::Source => check::source(&self.options).await,
+                Side::Sink => check::destination(&self.options).await,
+            };
+            Ok(found.into_iter().map(remark).collect())
+        })
+    }
+
     fn drop_slot(&self) -> Fut<'_, Vec<String>> {
         Box::pin(self.remove())
     }
+}
+
+fn remark(found: check::Finding) -> Remark {
+    let level = match found.level {
+        check::Level::Ok => Level::Note,
+        check::Level::Warning => Level::Warning,
+        check::Level::Error => Level::Error,
+    };
+    Remark { level, what: found.what, mend: found.fix.unwrap_or_default() }
 }
 
 impl Server {

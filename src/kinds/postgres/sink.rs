@@ -4,6 +4,7 @@
 //! what it vouches for; an operator reads it with psql. Invariant: `inspect` takes and creates nothing; `claim` is the
 //! only way to a writer. It never creates a database and never alters a table that it did not make.
 
+pub mod build;
 pub mod claim;
 pub mod ledger;
 pub mod teleport;
@@ -15,7 +16,7 @@ use crate::kinds::postgres::Options;
 use crate::kinds::postgres::writer::PgWriter;
 use crate::kinds::postgres::writer::destination::Destination;
 use crate::kinds::postgres::writer::session::Session;
-use crate::model::{Claim, LaneRecord, StreamId, StreamRecord};
+use crate::model::{Claim, LaneRecord, StreamId, StreamRecord, Table};
 use crate::sink::{Limits, Sink, Writer};
 use crate::source::Fut;
 
@@ -67,5 +68,13 @@ impl Sink for PgSink {
             let (record, lane) = claim::claim(&self.destination, claim).await?;
             Ok((record, Box::new(PgWriter::start(lane)) as Box<dyn Writer>))
         })
+    }
+
+    fn prepare<'a>(&'a self, tables: &'a [Arc<Table>], load: bool) -> Fut<'a, ()> {
+        Box::pin(build::prepare(&self.destination, tables, load))
+    }
+
+    fn settle<'a>(&'a self, tables: &'a [Arc<Table>]) -> Fut<'a, ()> {
+        Box::pin(build::settle(&self.destination, tables))
     }
 }

@@ -83,10 +83,10 @@ impl Rows for Parts<'_> {
         let mut bytes = 0;
         if let Some(which) = self.key {
             let key = if which == Key::Older { row.from.unwrap_or(row.key) } else { row.key };
-            let form = self.binding.key_form();
-            for column in key_columns(&self.binding.shape, key) {
+            for (column, &index) in key_columns(&self.binding.shape, key).zip(&self.binding.shape.key) {
+                let binary = self.binding.key_form(index) == Form::Binary;
                 let column = column?;
-                value(place, if form == Form::Binary { Value::Binary(column) } else { Value::Text(column) })?;
+                value(place, if binary { Value::Binary(column) } else { Value::Text(column) })?;
                 place += 1;
             }
             bytes += key.len();
@@ -160,7 +160,7 @@ impl Sender<'_> {
         let rows = Parts { sorted, binding, rows, key: Some(Key::Own), columns: &[] };
         let key: Vec<usize> = (0..binding.shape.key.len()).collect();
         let text = |feed: &sql::Feed<'_>| sql::delete(&binding.target.sql, feed, &key);
-        self.run(binding, &binding.shape.key, &rows, binding.key_form(), Step::Data, &text).await
+        self.run(binding, &binding.shape.key, key.len(), &rows, Step::Data, &text).await
     }
 
     /// Reads what rows with holes lack. Where the key stays, the holes are left alone and the other columns updated,
@@ -189,7 +189,7 @@ impl Sender<'_> {
                 }
             }
         }
-        if !binding.in_arrays(binding.shape.key.iter().copied()) {
+        if !binding.in_arrays(&binding.shape.key) {
             return Err(Error::config(format!(
                 "read rows of table {:?} of the destination: a key column of an array type is not supported where rows \
                  come without their large values: set REPLICA IDENTITY FULL at the source",
@@ -197,11 +197,8 @@ impl Sender<'_> {
             ))
             .into());
         }
-        let wanted: Vec<(&str, Form)> = missing
-            .iter()
-            .map(|&column| binding.place(column))
-            .map(|place| (&*place.quoted, if place.binary { binding.form() } else { Form::Text }))
-            .collect();
+        let wanted: Vec<(&str, Form)> =
+            missing.iter().map(|&column| (&*binding.place(column).quoted, binding.form(column))).collect();
         let found = {
             let parts = Parts { sorted, binding, rows, key: Some(Key::Older), columns: &[] };
             let (arrays, feed) = self.key_feed(binding, &parts)?;
@@ -255,7 +252,7 @@ impl Sender<'_> {
             let columns: Vec<usize> = binding.shape.key.iter().chain(&set).copied().collect();
             let rows = Parts { sorted, binding, rows: &rows, key: Some(Key::Own), columns: &set };
             let text = |feed: &sql::Feed<'_>| sql::update(&binding.target.sql, feed, key);
-            self.run(binding, &columns, &rows, binding.form(), Step::Patch, &text).await?;
+            self.run(binding, &columns, key, &rows, Step::Patch, &text).await?;
         }
         Ok(())
     }
@@ -277,8 +274,10 @@ impl Sender<'_> {
         let new_table = copying && target.was_empty && !self.bindings.has_collided(target);
         let (new, rest) =
             if new_table { ([&rest[..], &group.fresh].concat(), Vec::new()) } else { (group.fresh.clone(), rest) };
-        let direct =
-            way == Way::Direct && new.len() >= COPY_ROWS && binding.one_form() && self.bindings.may_copy(target);
+        let direct = way == Way::Direct
+            && new.len() >= COPY_ROWS
+            && binding.one_form().is_some()
+            && self.bindings.may_copy(target);
         if !direct {
             return self.upsert(sorted, group, &[new, rest].concat()).await;
         }
@@ -293,7 +292,7 @@ impl Sender<'_> {
         let rows = Bodies { sorted, rows, columns: columns.len() };
         let (key, overriding) = (&binding.shape.key, binding.overriding());
         let text = |feed: &sql::Feed<'_>| sql::upsert(&binding.target.sql, feed, key, overriding, binding.sparing);
-        self.run(binding, &columns, &rows, binding.form(), Step::Data, &text).await
+        self.run(binding, &columns, 0, &rows, Step::Data, &text).await
     }
 
     /// Inserts rows that are not there.
@@ -301,13 +300,15 @@ impl Sender<'_> {
         let binding = &*group.binding;
         let columns: Vec<usize> = (0..binding.map.len()).collect();
         let bodies = Bodies { sorted, rows, columns: columns.len() };
-        if rows.len() >= COPY_ROWS && binding.one_form() {
+        if rows.len() >= COPY_ROWS
+            && let Some(form) = binding.one_form()
+        {
             let names: Vec<&str> = columns.iter().map(|&column| &*binding.place(column).quoted).collect();
-            let text = sql::copy(&binding.target.sql, &names, binding.form());
-            return self.copy(&text, &bodies, names.len(), binding.form()).await;
+            let text = sql::copy(&binding.target.sql, &names, form);
+            return self.copy(&text, form, &bodies, &binding.forms(&columns, 0)).await;
         }
         let text = |feed: &sql::Feed<'_>| sql::insert(&binding.target.sql, feed, binding.overriding());
-        self.run(binding, &columns, &bodies, binding.form(), Step::Data, &text).await
+        self.run(binding, &columns, 0, &bodies, Step::Data, &text).await
     }
 
     /// Deletes whatever holds a unique value of the rows that are about to be inserted.
@@ -321,7 +322,7 @@ impl Sender<'_> {
             let parts = Parts { sorted, binding, rows: &rows, key: None, columns: &columns };
             let all: Vec<usize> = (0..columns.len()).collect();
             let text = |feed: &sql::Feed<'_>| sql::delete(&binding.target.sql, feed, &all);
-            self.run(binding, &columns, &parts, binding.form(), Step::Data, &text).await?;
+            self.run(binding, &columns, 0, &parts, Step::Data, &text).await?;
         }
         Ok(())
     }

@@ -199,17 +199,19 @@ pub fn copy_row(out: &mut BytesMut, form: Form, columns: usize) -> Result<()> {
     Ok(())
 }
 
-/// Appends a value to a row of COPY data; `last` is the row's last one.
+/// Appends a value to a row of COPY data of a form, for a column whose values must have form `own`; `last` is the row's
+/// last one. Text in binary COPY data is for a column of type text.
 ///
 /// # Errors
 /// Corrupt for a hole, and for a value in the other form.
-pub fn copy_value(out: &mut BytesMut, form: Form, value: Value<'_>, last: bool) -> Result<()> {
-    match (form, value) {
-        (Form::Binary, Value::Null) => out.put_i32(-1),
-        (Form::Binary, Value::Binary(bytes)) => put_bytes(out, bytes)?,
-        (Form::Text, Value::Null) => out.put_slice(b"\\N"),
-        (Form::Text, Value::Text(bytes)) => escape(out, bytes),
-        (_, Value::Unchanged) => return Err(Error::corrupt("write a row: a whole row has a hole")),
+pub fn copy_value(out: &mut BytesMut, form: Form, own: Option<Form>, value: Value<'_>, last: bool) -> Result<()> {
+    match (form, own, value) {
+        (Form::Binary, _, Value::Null) => out.put_i32(-1),
+        (Form::Text, _, Value::Null) => out.put_slice(b"\\N"),
+        (Form::Binary, Some(Form::Binary), Value::Binary(bytes)) => put_bytes(out, bytes)?,
+        (Form::Binary, Some(Form::Text), Value::Text(bytes)) => put_bytes(out, bytes)?,
+        (Form::Text, Some(Form::Text), Value::Text(bytes)) => escape(out, bytes),
+        (_, _, Value::Unchanged) => return Err(Error::corrupt("write a row: a whole row has a hole")),
         _ => return Err(Error::corrupt("write rows: a column is text in one and binary in another")),
     }
     if form == Form::Text {
@@ -261,14 +263,14 @@ mod tests {
         array.push(Value::Text(b"7")).unwrap();
         assert!(array.push(Value::Binary(b"7")).is_err());
         assert!(array.push(Value::Unchanged).is_err());
-        assert!(copy_value(&mut BytesMut::new(), Form::Binary, Value::Text(b"7"), false).is_err());
+        assert!(copy_value(&mut BytesMut::new(), Form::Binary, Some(Form::Binary), Value::Text(b"7"), false).is_err());
     }
 
     #[test]
     fn text_for_copy_escapes_what_ends_fields_and_rows() {
         let mut out = BytesMut::new();
-        copy_value(&mut out, Form::Text, Value::Text(b"a\tb\\N\r\n"), false).unwrap();
-        copy_value(&mut out, Form::Text, Value::Null, true).unwrap();
+        copy_value(&mut out, Form::Text, Some(Form::Text), Value::Text(b"a\tb\\N\r\n"), false).unwrap();
+        copy_value(&mut out, Form::Text, Some(Form::Text), Value::Null, true).unwrap();
         assert_eq!(&out[..], b"a\\tb\\\\N\\r\\n\t\\N\n");
     }
 }

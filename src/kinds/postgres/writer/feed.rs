@@ -51,29 +51,31 @@ pub trait Rows: Sync {
 
 impl Sender<'_> {
     /// Runs a statement over rows, with as many executions as their size asks for. `text` makes the statement for a
-    /// feed; `counted`: its last parameter is the number of rows.
+    /// feed of these columns of the shape, the first `keys` of which are cut out of keys. The last parameter of a patch
+    /// is the number of rows.
     pub async fn run(
         &mut self,
         binding: &Binding,
         columns: &[usize],
+        keys: usize,
         rows: &dyn Rows,
-        unknown: Form,
         step: Step,
         text: &(dyn Fn(&Feed<'_>) -> String + Sync),
     ) -> Result<(), Trouble> {
         if rows.count() == 0 {
             return Ok(());
         }
-        if !binding.in_arrays(columns.iter().copied()) {
-            return self.run_temporary(binding, columns, rows, unknown, step, text).await;
+        let forms = binding.forms(columns, keys);
+        if !binding.in_arrays(columns) {
+            return self.run_temporary(binding, columns, &forms, rows, step, text).await;
         }
         let mut next = 0;
         while next < rows.count() {
             let (count, arrays) = collect(&self.shelf, columns.len(), rows, next)?;
             next += count;
-            let feed = feed_of(binding, columns, &arrays, unknown);
+            let feed = feed_of(binding, columns, &arrays, &forms);
             let statement = text(&feed);
-            let mut parameters = parameters_of(binding, columns, arrays, unknown);
+            let mut parameters = parameters_of(binding, columns, arrays, &forms);
             if step == Step::Patch {
                 parameters.push(self.counted(count));
             }
@@ -88,8 +90,9 @@ impl Sender<'_> {
         for index in 0..rows.count() {
             rows.each(index, &mut |column, value| arrays.get_mut(column).map_or(Ok(()), |array| array.push(value)))?;
         }
-        let feed = feed_of(binding, &binding.shape.key, &arrays, binding.key_form());
-        Ok((parameters_of(binding, &binding.shape.key, arrays, binding.key_form()), feed))
+        let forms = binding.forms(&binding.shape.key, binding.shape.key.len());
+        let feed = feed_of(binding, &binding.shape.key, &arrays, &forms);
+        Ok((parameters_of(binding, &binding.shape.key, arrays, &forms), feed))
     }
 
     /// Names and values of sequences; `None` where there are none.
@@ -128,21 +131,19 @@ impl Sender<'_> {
         &mut self,
         binding: &Binding,
         columns: &[usize],
+        forms: &[Form],
         rows: &dyn Rows,
-        form: Form,
         step: Step,
         text: &(dyn Fn(&Feed<'_>) -> String + Sync),
     ) -> Result<(), Trouble> {
-        if !binding.one_form() {
-            return Err(Error::config(format!(
-                "write to table {:?} of the destination: it has both a type without a binary form and one that cannot \
-                 be put into an array",
-                binding.target.name
-            ))
-            .into());
-        }
-        let columns: Vec<FeedColumn<'_>> = columns.iter().map(|&index| binding.feed_column(index, form)).collect();
-        let sources: Vec<String> = columns.iter().enumerate().map(|(i, c)| format!("{} as c{i}", c.name)).collect();
+        let columns: Vec<FeedColumn<'_>> =
+            columns.iter().zip(forms).map(|(&index, &form)| binding.feed_column(index, form)).collect();
+        // The binary form of type text is the text, so values of both forms fit one COPY.
+        let source = |(i, column): (usize, &FeedColumn<'_>)| match column.form {
+            Form::Binary => format!("{} as c{i}", column.name),
+            Form::Text => format!("null::text as c{i}"),
+        };
+        let sources: Vec<String> = columns.iter().enumerate().map(source).collect();
         let source = format!("as select {} from {} with no data", sources.join(", "), binding.target.sql);
         let table = self.bindings.temporary(&source);
         let made = format!("create temp table if not exists {table} on commit delete rows {source}; truncate {table}");
@@ -151,14 +152,14 @@ impl Sender<'_> {
         }
         let names: Vec<String> = (0..columns.len()).map(|i| format!("c{i}")).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        self.copy(&sql::copy(&table, &names, form), rows, names.len(), form).await?;
+        self.copy(&sql::copy(&table, &names, Form::Binary), Form::Binary, rows, forms).await?;
         let feed = Feed { columns, temporary: Some(&table) };
         let parameters = if step == Step::Patch { vec![self.counted(rows.count())] } else { Vec::new() };
         self.execute(&text(&feed), parameters, step).await
     }
 
-    /// COPY. Its end is under way when this comes back.
-    pub async fn copy(&mut self, text: &str, rows: &dyn Rows, columns: usize, form: Form) -> Result<(), Trouble> {
+    /// COPY in a form, of rows whose columns have these forms. Its end is under way when this comes back.
+    pub async fn copy(&mut self, text: &str, form: Form, rows: &dyn Rows, forms: &[Form]) -> Result<(), Trouble> {
         let statement = match self.session.prepare(text).await {
             Ok(statement) => statement,
             Err(error) => return Err(self.pipeline.blame(&error, Step::Data).await),
@@ -171,11 +172,14 @@ impl Sender<'_> {
             }
         };
         let mut sink = Box::pin(sink);
+        let columns = forms.len();
         let mut out = BytesMut::with_capacity(COPY_BYTES + COPY_BYTES / 4);
         copy_header(&mut out, form);
         for index in 0..rows.count() {
             copy_row(&mut out, form, columns)?;
-            rows.each(index, &mut |column, value| copy_value(&mut out, form, value, column + 1 == columns))?;
+            rows.each(index, &mut |column, value| {
+                copy_value(&mut out, form, forms.get(column).copied(), value, column + 1 == columns)
+            })?;
             if out.len() >= COPY_BYTES {
                 // A failure shows when the end is answered.
                 if sink.feed(out.split().freeze()).await.is_err() {
@@ -210,12 +214,12 @@ fn collect(shelf: &Shelf, columns: usize, rows: &dyn Rows, from: usize) -> Resul
     Ok((count, arrays))
 }
 
-fn feed_of<'b>(binding: &'b Binding, columns: &[usize], arrays: &[Array], unknown: Form) -> Feed<'b> {
-    let column = |(&index, array): (&usize, &Array)| binding.feed_column(index, array.form(unknown));
-    Feed { columns: columns.iter().zip(arrays).map(column).collect(), temporary: None }
+fn feed_of<'b>(binding: &'b Binding, columns: &[usize], arrays: &[Array], forms: &[Form]) -> Feed<'b> {
+    let column = |((&index, array), &form): ((&usize, &Array), &Form)| binding.feed_column(index, array.form(form));
+    Feed { columns: columns.iter().zip(arrays).zip(forms).map(column).collect(), temporary: None }
 }
 
-fn parameters_of(binding: &Binding, columns: &[usize], arrays: Vec<Array>, unknown: Form) -> Vec<Parameter> {
-    let parameter = |(&index, array): (&usize, Array)| array.finish(binding.place(index).oid, unknown);
-    columns.iter().zip(arrays).map(parameter).collect()
+fn parameters_of(binding: &Binding, columns: &[usize], arrays: Vec<Array>, forms: &[Form]) -> Vec<Parameter> {
+    let parameter = |((&index, array), &form): ((&usize, Array), &Form)| array.finish(binding.place(index).oid, form);
+    columns.iter().zip(arrays).zip(forms).map(parameter).collect()
 }

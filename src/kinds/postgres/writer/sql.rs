@@ -33,7 +33,7 @@ pub struct FeedColumn<'a> {
     pub name: &'a str,
     /// Its type without modifier, as `format_type` prints it.
     pub type_sql: &'a str,
-    /// Form of the values in an array; temporary tables have the column's own type.
+    /// Form of the values. Text is of type text in the feed and cast by the statement.
     pub form: Form,
 }
 
@@ -73,7 +73,7 @@ impl Feed<'_> {
     /// Column `i` in the type of the destination's column.
     fn value(&self, i: usize) -> String {
         match self.columns[i].form {
-            Form::Text if self.temporary.is_none() => format!("s.c{i}::{}", self.columns[i].type_sql),
+            Form::Text => format!("s.c{i}::{}", self.columns[i].type_sql),
             _ => format!("s.c{i}"),
         }
     }

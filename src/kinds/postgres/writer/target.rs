@@ -27,8 +27,6 @@ pub struct Place {
     pub oid: u32,
     /// There is an array type over it whose elements are its values; else rows go through a temporary table.
     pub in_arrays: bool,
-    /// The type has a binary form.
-    pub binary: bool,
     /// GENERATED ALWAYS AS IDENTITY.
     pub always: bool,
     /// Must be given a value.
@@ -58,7 +56,7 @@ pub struct Target {
 
 const COLUMNS: &str = "\
     select a.attname::text, format_type(a.atttypid, -1), format_type(a.atttypid, a.atttypmod), a.atttypid, \
-        t.typarray <> 0 and t.typcategory <> 'A', t.typsend <> 0, a.attidentity = 'a', \
+        t.typarray <> 0 and t.typcategory <> 'A', a.attidentity = 'a', \
         a.attnotnull and not a.atthasdef and a.attidentity = '' and a.attgenerated = '', a.attgenerated <> '' \
     from pg_attribute a join pg_type t on t.oid = a.atttypid \
     where a.attrelid = $1 and a.attnum > 0 and not a.attisdropped order by a.attnum";
@@ -99,10 +97,9 @@ impl Target {
                 full_type: get(&row, 2)?,
                 oid: get(&row, 3)?,
                 in_arrays: get(&row, 4)?,
-                binary: get(&row, 5)?,
-                always: get(&row, 6)?,
-                required: get(&row, 7)?,
-                generated: get(&row, 8)?,
+                always: get(&row, 5)?,
+                required: get(&row, 6)?,
+                generated: get(&row, 7)?,
             });
         }
         let mut unique = Vec::new();
@@ -198,14 +195,20 @@ impl Binding {
         &self.target.places[self.map[index]]
     }
 
-    /// The form that values have when none of them tells.
-    pub fn form(&self) -> Form {
-        if self.shape.binary { Form::Binary } else { Form::Text }
+    /// The form that values of column `index` of the shape have.
+    pub fn form(&self, index: usize) -> Form {
+        if self.shape.columns[index].binary { Form::Binary } else { Form::Text }
     }
 
-    /// The form of keys. Teleport's are the bytes of the key itself, which is also their binary form.
-    pub fn key_form(&self) -> Form {
-        if self.shape.flat_key { Form::Binary } else { self.form() }
+    /// The form of a key's column. Teleport's keys are the bytes of the key itself, which is also their binary form.
+    pub fn key_form(&self, index: usize) -> Form {
+        if self.shape.flat_key { Form::Binary } else { self.form(index) }
+    }
+
+    /// The forms of columns of the shape, of which the first `keys` are cut out of keys.
+    pub fn forms(&self, columns: &[usize], keys: usize) -> Vec<Form> {
+        let form = |(place, &index)| if place < keys { self.key_form(index) } else { self.form(index) };
+        columns.iter().enumerate().map(form).collect()
     }
 
     /// Column `index` of the shape in a feed.
@@ -215,14 +218,15 @@ impl Binding {
     }
 
     /// Whether these columns can go as arrays.
-    pub fn in_arrays(&self, mut columns: impl Iterator<Item = usize>) -> bool {
+    pub fn in_arrays(&self, columns: &[usize]) -> bool {
         // As text everything can: the server casts each element.
-        self.form() == Form::Text || columns.all(|index| self.place(index).in_arrays)
+        columns.iter().all(|&index| self.form(index) == Form::Text || self.place(index).in_arrays)
     }
 
-    /// Whether whole rows can go through COPY: all columns in one form.
-    pub fn one_form(&self) -> bool {
-        self.form() == Form::Text || self.map.iter().all(|&place| self.target.places[place].binary)
+    /// The form of whole rows, if all columns have the same one: then COPY can put them into the table itself.
+    pub fn one_form(&self) -> Option<Form> {
+        let first = self.form(0);
+        (1..self.map.len()).all(|index| self.form(index) == first).then_some(first)
     }
 
     /// Whether GENERATED ALWAYS identities must be overridden.
