@@ -15,9 +15,11 @@ mod types;
 use tokio_postgres::Client;
 
 use crate::error::{Error, Result};
+use crate::model::Layout;
 
 use super::conn::translate;
 use super::kvrow;
+use super::options::Options;
 use super::shape::Shape;
 
 pub use pattern::Pattern;
@@ -29,6 +31,19 @@ pub enum Scope {
     Teleport,
     /// The tables that match one of the patterns.
     Raw(Vec<Pattern>),
+}
+
+impl Scope {
+    /// The tables that configuration names.
+    ///
+    /// # Errors
+    /// Config when a pattern is none.
+    pub fn of(options: &Options) -> Result<Self> {
+        match options.layout {
+            Layout::Teleport => Ok(Self::Teleport),
+            Layout::Raw => options.tables.iter().map(|pattern| pattern.parse()).collect::<Result<_>>().map(Self::Raw),
+        }
+    }
 }
 
 /// What the tables are read for.

@@ -31,7 +31,6 @@ use crate::store::{Range, Store};
 
 use super::catalog::{self, Need, Scope};
 use super::conn::{Endpoint, Session, translate};
-use super::shape::Shape;
 use copy::Rows;
 use plan::{Plan, Scratch};
 use range::Bounds;
@@ -56,8 +55,8 @@ enum View {
     Source(Scope, Need),
     /// Teleport's table of a sink, once it is there.
     TeleportSink,
-    /// Those tables of a sink that these tables of a source are copied to, once they are there.
-    RawSink(Vec<Shape>),
+    /// Those tables of a sink that the tables of a source are copied to, once they are there.
+    RawSink { source: Endpoint, scope: Scope },
 }
 
 /// Present state of PostgreSQL tables.
@@ -91,14 +90,10 @@ impl PgStore {
         Self::new(endpoint, View::TeleportSink)
     }
 
-    /// The tables of a sink that these tables of a source are copied to: found by name, with the source's keys and form of
+    /// The tables of a sink that the tables of a source are copied to: found by name, with the source's keys and form of
     /// bodies. Those that are not there yet appear when they are.
-    ///
-    /// # Errors
-    /// Corrupt when one is not a table of this kind.
-    pub fn raw_sink(endpoint: &Endpoint, sources: &[Arc<Table>]) -> Result<Self> {
-        let shapes = sources.iter().map(|table| Shape::decode(&table.shape)).collect::<Result<_>>()?;
-        Ok(Self::new(endpoint, View::RawSink(shapes)))
+    pub fn raw_sink(endpoint: &Endpoint, source: &Endpoint, scope: Scope) -> Self {
+        Self::new(endpoint, View::RawSink { source: source.clone(), scope })
     }
 
     fn new(endpoint: &Endpoint, view: View) -> Self {
@@ -121,7 +116,11 @@ impl PgStore {
         let shapes = match &self.view {
             View::Source(scope, need) => catalog::find(&client, scope, *need).await?.all()?,
             View::TeleportSink => catalog::teleport_counterpart(&client).await?.into_iter().collect(),
-            View::RawSink(sources) => catalog::counterparts(&client, sources).await?,
+            View::RawSink { source, scope } => {
+                let source = source.session(&Session::ADMIN).await?;
+                let sources = catalog::find(&source, scope, Need::Scan).await?.all()?;
+                catalog::counterparts(&client, &sources).await?
+            }
         };
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         let mut loaded = HashMap::with_capacity(shapes.len());
