@@ -6,11 +6,14 @@ use super::{Endpoint, Level, Remark, Side, Special, Wanted};
 use crate::config::{AuthMode, Postgresql};
 use crate::error::Result;
 use crate::kinds::postgres::admin::check;
+use crate::kinds::postgres::catalog::{Need, Scope};
 use crate::kinds::postgres::conn::conninfo::{ConnInfo, Host};
+use crate::kinds::postgres::store::PgStore;
 use crate::kinds::postgres::{self, Options, PgSink, PostgresSource, Session, admin};
-use crate::model::Kind;
+use crate::model::{Kind, Layout};
 use crate::sink::Sink;
 use crate::source::{Fut, Source};
+use crate::store::Store;
 
 pub(super) fn options(wanted: Wanted<'_>, keys: &Postgresql) -> Options {
     let Wanted { config, pipeline } = wanted;
@@ -43,9 +46,21 @@ pub(super) fn open(wanted: Wanted<'_>, keys: &Postgresql, side: Side) -> Result<
         Side::Source => (Some(Arc::new(PostgresSource::new(&options)?) as Arc<dyn Source>), None),
         Side::Sink => (None, Some(Arc::new(PgSink::new(&options)?) as Arc<dyn Sink>)),
     };
-    let store = None;
+    let store: Option<Arc<dyn Store>> = Some(Arc::new(store(wanted, &endpoint, &options, side)?));
     let special = Box::new(Server { endpoint, options, side });
     Ok(Endpoint { kind: Kind::Postgresql, layout: keys.layout, source, sink, store, place, special })
+}
+
+/// Present state. A raw sink shows its tables by the keys and in the form of bodies of the source's, so it asks both.
+fn store(wanted: Wanted<'_>, endpoint: &postgres::Endpoint, options: &Options, side: Side) -> Result<PgStore> {
+    let scope = Scope::of(options)?;
+    Ok(match (side, options.layout, &wanted.pipeline.src) {
+        (Side::Source, _, _) => PgStore::source(endpoint, scope, Need::Scan),
+        (Side::Sink, Layout::Raw, crate::config::Endpoint::Postgresql(src)) => {
+            PgStore::raw_sink(endpoint, &connectable(wanted, src, "src")?, scope)
+        }
+        (Side::Sink, _, _) => PgStore::teleport_sink(endpoint),
+    })
 }
 
 /// One database, for questions that only this kind answers.
