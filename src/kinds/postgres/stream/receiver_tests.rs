@@ -98,11 +98,11 @@ async fn a_question_is_answered_at_once_though_nobody_takes_frames_and_says_only
     let (mut server, link) = begun(Duration::from_secs(60)).await;
     link.release(Lsn(0x10));
     server.write_all(&data(0x70, b"change")).await.unwrap();
-    server.write_all(&keepalive(0x80, true)).await.unwrap();
+    server.write_all(&keepalive(0x2_0000_0000, true)).await.unwrap();
     let asked = Instant::now();
     let status = loop {
         let status = message(&mut server).await;
-        if status[6..14] == (0x1_0000_00FFu64).max(0x80).to_be_bytes() {
+        if status[6..14] == 0x2_0000_0000u64.to_be_bytes() {
             break status;
         }
     };
