@@ -198,6 +198,35 @@ fn status_and_check_take_and_make_nothing() {
 }
 
 #[test]
+fn a_destination_of_somebody_else_and_a_port_in_use_stop_before_anything_is_written() {
+    let site = Site::new("refusals", "");
+    let dir = site.folder();
+    backend(&dir.join("source"));
+    backend(&dir.join("full"));
+    let before = std::fs::read(dir.join("full/sqlite.db")).unwrap();
+    let route = |dst: &str, rest: &str| {
+        let path = |name: &str| dir.join(name).display().to_string();
+        let yaml =
+            format!("src: {{type: dir, path: {}}}\ndst: {{type: sqlite, path: {}}}\n{rest}", path("source"), path(dst));
+        site.configure(&yaml);
+    };
+    route("full", "");
+    for verb in ["clone", "run"] {
+        let finished = site.run(verb, &[]);
+        assert_eq!(finished.code, Some(2), "{}", finished.stderr);
+        assert!(sentence(&finished).contains("set `force: true`"), "{}", finished.stderr);
+    }
+    assert!(std::fs::read(dir.join("full/sqlite.db")).unwrap() == before, "the destination was written to");
+
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    route("copy", &format!("listen: {}\n", taken.local_addr().unwrap()));
+    let finished = site.run("run", &[]);
+    assert_eq!(finished.code, Some(2), "{}", finished.stderr);
+    assert!(sentence(&finished).contains("the port is in use"), "{}", finished.stderr);
+    assert!(!dir.join("copy").try_exists().unwrap());
+}
+
+#[test]
 fn a_reader_that_goes_away_is_no_error() {
     let site = Site::new("pipe", "");
     let dir = site.folder();
