@@ -141,8 +141,9 @@ impl Lag {
 
     /// How long the oldest uncovered head has been waiting.
     pub fn lag(&mut self, now: Duration, frontier: &Checkpoint) -> Duration {
-        while self.open.front().is_some_and(|(_, head)| frontier.covers(head)) {
-            self.open.pop_front();
+        // A head that is covered covers all before it, though they may name partitions that are forgotten since.
+        if let Some(newest) = self.open.iter().rposition(|(_, head)| frontier.covers(head)) {
+            self.open.drain(..=newest);
         }
         self.open.front().map_or(Duration::ZERO, |(since, _)| now.saturating_sub(*since))
     }
