@@ -61,6 +61,10 @@ pub(crate) async fn run(
     let mut target: Option<Fut<'_, Checkpoint>> = None;
     loop {
         turn(attempt, tail.as_mut(), &desk).await?;
+        // A head that somebody waits for may still name what has ended.
+        if comparer.is_none() && matches!(settling, Settling::Done) {
+            forget_ended(attempt)?;
+        }
         if matches!(settling, Settling::WantHead) && target.is_none() {
             target = Some(pipeline.source.head());
         }
@@ -117,7 +121,6 @@ async fn turn(attempt: &mut Attempt<'_>, tail: &mut dyn Tail, desk: &Desk) -> Re
     }
     if moved {
         tail.release(&plan::tail(attempt.dispatcher.frontier().checkpoint())).await?;
-        forget_ended(attempt)?;
     }
     Ok(())
 }
@@ -129,12 +132,18 @@ fn forget_ended(attempt: &mut Attempt<'_>) -> Result<()> {
     if attempt.pipeline.settings.scope.lanes != 1 || attempt.dispatcher.is_open() {
         return Ok(());
     }
-    let tail = plan::tail(attempt.dispatcher.frontier().checkpoint());
-    if !tail.iter().any(|(_, position)| *position == Position::End) {
+    let frontier = attempt.dispatcher.frontier().checkpoint();
+    if !frontier.iter().any(|(partition, position)| *position == Position::End && !partition.is_engine()) {
         return Ok(());
     }
+    let tail = plan::tail(frontier);
     let head = attempt.pipeline.status.update(|status| status.head.clone());
-    if head.is_empty() || !head.iter().all(|(partition, _)| tail.names(partition)) {
+    // A head from before a partition was there does not list it either.
+    let is_newer = |(partition, position): (&PartitionId, &Position)| {
+        head.get(partition) >= position || (*position == Position::End && !head.names(partition))
+    };
+    let knows_all = head.iter().all(|(partition, _)| tail.names(partition));
+    if head.is_empty() || !knows_all || !tail.iter().all(is_newer) {
         return Ok(());
     }
     let routed = attempt.dispatcher.routed();

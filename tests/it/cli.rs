@@ -310,6 +310,49 @@ mod postgresql {
     }
 
     #[test]
+    fn every_verb_says_which_server_does_not_answer_and_which_password_is_refused() {
+        let server = pg::primary();
+        let good = server.url("postgres");
+        let site = Site::new("unreachable", "");
+        super::backend(&site.folder().join("source"));
+        for (url, code, said) in [
+            (good.replace(&format!(":{}/", server.port), ":1/"), 1, "127.0.0.1:1"),
+            (good.replace(pg::PASSWORD, super::PLANTED), 2, "password authentication failed"),
+        ] {
+            let path = site.folder().join("source").display().to_string();
+            site.configure(&format!(
+                "src: {{type: sqlite, path: {path}}}\ndst: {{type: postgresql, conn_string: '{url}'}}\n"
+            ));
+            for verb in ["status", "verify", "check"] {
+                let finished = site.run(verb, &[]);
+                let all = format!("{}{}", finished.stdout, finished.stderr);
+                assert!(all.contains(said) && !all.contains(super::PLANTED), "{verb}: {all}");
+                assert_eq!(finished.code, Some(if verb == "check" { 1 } else { code }), "{verb}: {all}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_copy_is_equal_and_a_stray_change_is_exit_code_4() {
+        let server = pg::primary();
+        let database = server.database("cli");
+        let site = Site::new("exit-codes", "");
+        super::backend(&site.folder().join("source"));
+        let path = site.folder().join("source").display().to_string();
+        let url = server.url(&database);
+        site.configure(&format!("src: {{type: dir, path: {path}}}\ndst: {{type: postgres, conn_string: '{url}'}}\n"));
+        let copied = site.done("clone", &[]);
+        assert_eq!((&copied["event"], &copied["items"]), (&"done".into(), &1.into()));
+        assert_eq!(server.psql(&database, "select convert_from(key, 'UTF8') from kv"), "/a");
+        assert_eq!(site.done("verify", &[])["equal"], true);
+        assert_eq!(site.status()["reason"], "copied once; nobody follows the source");
+        server.psql(&database, "update kv set value = 'other'");
+        let finished = site.run("verify", &["--json"]);
+        assert_eq!(finished.code, Some(4), "{}", finished.stderr);
+        assert_eq!((&finished.json()["equal"], &finished.json()["different"]), (&false.into(), &1.into()));
+    }
+
+    #[test]
     fn a_slot_that_is_not_there_is_no_error() {
         let server = pg::primary();
         let site = Site::new(
