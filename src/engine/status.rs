@@ -69,6 +69,9 @@ pub struct Status {
     pub frontier: Checkpoint,
     /// The source's newest checkpoint.
     pub head: Checkpoint,
+    /// How often the source was asked for its head since the start, so that a reader can tell a fresh lag from an old one:
+    /// two more, and everything that the source had when the reader first looked is taken into account.
+    pub heads: u64,
     /// Epoch of the claim; 0 without one.
     pub epoch: u64,
     /// The walk that is under way, or was last.

@@ -104,6 +104,7 @@ fn from_records(name: &str, extent: &str, record: Option<&StreamRecord>, head: O
         lag_changes: covered.then_some(0),
         frontier: positions(&frontier),
         head: head.map(positions).unwrap_or_default(),
+        heads: 0,
         epoch: record.map_or(0, |record| record.lanes.iter().map(|lane| lane.epoch).max().unwrap_or(0)),
         reason: reason.into(),
         ranges: 0,
