@@ -47,9 +47,8 @@ fn main() {
     let rows = number("DRIFTLESS_BENCH_ROWS", 1_000_000);
     let repeat = number("DRIFTLESS_BENCH_REPEAT", 3);
     let only = std::env::var("DRIFTLESS_BENCH_ONLY").unwrap_or_default();
-    let settings =
-        ["-c", "fsync=on", "-c", "shared_buffers=1GB", "-c", "max_wal_size=16GB", "-c", "checkpoint_timeout=1h"];
-    let servers = Servers { source: start("bench-source", &settings), sink: start("bench-sink", &settings) };
+    let settings = ["fsync=on", "shared_buffers=1GB", "max_wal_size=16GB", "checkpoint_timeout=1h"];
+    let servers = Servers { source: Pg::start("bench-source", &settings), sink: Pg::start("bench-sink", &settings) };
     let works = [
         Work {
             name: "inserts, 100 rows a transaction",

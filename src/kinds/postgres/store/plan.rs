@@ -65,6 +65,7 @@ impl Plan {
 
     /// Rows to ask for when a page shall have about this many bytes.
     pub fn page_rows(&self, bytes: usize) -> usize {
+        // ORDERING: Relaxed: an estimate; a stale one makes a page somewhat larger or smaller.
         match self.row_bytes.load(Ordering::Relaxed) {
             0 => FIRST_PAGE,
             row => (bytes / row).clamp(1, PAGE),
@@ -74,6 +75,7 @@ impl Plan {
     /// Remembers how long the rows of a page were.
     pub fn learn(&self, rows: usize, bytes: usize) {
         if let Some(row) = bytes.checked_div(rows) {
+            // ORDERING: Relaxed, both: of two that learn at the same time one is forgotten, which an estimate bears.
             let known = self.row_bytes.load(Ordering::Relaxed);
             let row = if known == 0 { row } else { (known + row) / 2 };
             self.row_bytes.store(row.max(1), Ordering::Relaxed);
