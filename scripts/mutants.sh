@@ -48,7 +48,7 @@ for name in "${mutations[@]}"; do
     echo "MUTANT $name FAILED: it survived $seeds seeds"
     survivors=$((survivors + 1))
   else
-    echo "MUTANT $name caught: $(grep -m1 -oE 'DRIFTLESS_SEED=[0-9]+.*' "$log" || grep -m1 -E 'panicked|FAILED' "$log")"
+    echo "MUTANT $name caught: $(grep -m1 -oE 'DRIFTLESS_SEED=[0-9]+.*' "$log" || grep -m1 -E 'panicked|FAILED' "$log")" | cut -c1-160
   fi
 done
 exit "$((survivors > 0))"

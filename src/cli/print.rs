@@ -204,12 +204,16 @@ pub(super) fn size(bytes: u64) -> String {
     format!("{value:.1} TiB")
 }
 
-fn event(name: &str, fields: &impl Serialize) -> Result<()> {
-    let mut object = serde_json::Map::from_iter([("event".to_owned(), json!(name))]);
-    if let Ok(serde_json::Value::Object(fields)) = serde_json::to_value(fields) {
-        object.extend(fields);
-    }
-    line(&object)
+/// A line with its name first.
+#[derive(Serialize)]
+struct Event<'a, T> {
+    event: &'a str,
+    #[serde(flatten)]
+    fields: &'a T,
+}
+
+fn event(event: &str, fields: &impl Serialize) -> Result<()> {
+    line(&Event { event, fields })
 }
 
 fn line(value: &impl Serialize) -> Result<()> {

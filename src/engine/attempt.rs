@@ -327,7 +327,11 @@ impl<'a> Attempt<'a> {
 
     fn heard_of(&mut self, head: Checkpoint) {
         self.lag.head(self.pipeline.clock.now(), head.clone());
-        self.pipeline.status.update(|status| status.head = head);
+        self.pipeline.status.update(|status| {
+            status.head = head;
+            status.heads += 1;
+        });
+        self.publish(self.pipeline.clock.now());
     }
 
     /// Says what the pipeline is doing.

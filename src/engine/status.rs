@@ -69,6 +69,9 @@ pub struct Status {
     pub frontier: Checkpoint,
     /// The source's newest checkpoint.
     pub head: Checkpoint,
+    /// How often the source was asked for its head since the start, so that a reader can tell a fresh lag from an old one:
+    /// two more, and everything that the source had when the reader first looked is taken into account.
+    pub heads: u64,
     /// Epoch of the claim; 0 without one.
     pub epoch: u64,
     /// The walk that is under way, or was last.
@@ -138,8 +141,9 @@ impl Lag {
 
     /// How long the oldest uncovered head has been waiting.
     pub fn lag(&mut self, now: Duration, frontier: &Checkpoint) -> Duration {
-        while self.open.front().is_some_and(|(_, head)| frontier.covers(head)) {
-            self.open.pop_front();
+        // A head that is covered covers all before it, though they may name partitions that are forgotten since.
+        if let Some(newest) = self.open.iter().rposition(|(_, head)| frontier.covers(head)) {
+            self.open.drain(..=newest);
         }
         self.open.front().map_or(Duration::ZERO, |(since, _)| now.saturating_sub(*since))
     }

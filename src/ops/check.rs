@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::config::{Config, Pipeline};
 use crate::error::{Error, Result};
-use crate::kinds::open::{Endpoint, Side, Wanted, open};
+use crate::kinds::open::{Endpoint, Level, Side, Wanted, open};
 use crate::model::{Batch, Owner, PartitionId, Position, Steps, StreamRecord};
 use crate::ops::outcome::{Finding, Severity};
 use crate::ops::owner;
@@ -60,34 +60,72 @@ impl Findings {
     }
 
     async fn of_route(&mut self, route: &Route, pipeline: &Pipeline) {
-        if let Some(source) = &route.source.source
+        self.of_side("src", &route.source).await;
+        if self.sound("src") {
+            self.of_source(&route.source).await;
+        }
+        self.of_side("dst", &route.sink).await;
+        if !self.sound("dst") {
+            return;
+        }
+        match inspect(route).await {
+            Err(error) => return self.error("dst", &error),
+            Ok(Some(record)) => self.of_record(route, &record).await,
+            Ok(None) if pipeline.force => {}
+            Ok(None) => self.of_contents(&route.sink).await,
+        }
+        if self.sound("src") {
+            self.same_place(&route.source, &route.sink).await;
+        }
+    }
+
+    /// Whether nothing is broken on a side, so that further questions will not only repeat what is known.
+    fn sound(&self, side: &str) -> bool {
+        !self.list.iter().any(|finding| finding.side == side && finding.severity == Severity::Error)
+    }
+
+    /// What the kind itself has to say.
+    async fn of_side(&mut self, name: &str, side: &Endpoint) {
+        match side.remarks().await {
+            Err(error) => self.error(name, &error),
+            Ok(remarks) => {
+                for remark in remarks {
+                    let severity = match remark.level {
+                        Level::Note => Severity::Note,
+                        Level::Warning => Severity::Warning,
+                        Level::Error => Severity::Error,
+                    };
+                    self.add(name, severity, remark.what, &remark.mend);
+                }
+            }
+        }
+    }
+
+    /// Whether the source does what a replica needs of it.
+    async fn of_source(&mut self, source: &Endpoint) {
+        if let Some(source) = &source.source
             && let Err(error) = source.head().await
         {
-            self.error("src", &error);
+            return self.error("src", &error);
         }
-        if let Some(store) = &route.source.store
+        if let Some(store) = &source.store
             && let Err(error) = store.tables().await
         {
             self.error("src", &error);
         }
-        let record = match inspect(route).await {
-            Ok(record) => record,
-            Err(error) => return self.error("dst", &error),
-        };
-        self.same_place(&route.source, &route.sink).await;
-        match record {
-            Some(record) => self.of_record(route, &record).await,
-            None if pipeline.force => {}
-            None => match holds_data(&route.sink).await {
-                Ok(false) => {}
-                Ok(true) => self.add(
-                    "dst",
-                    Severity::Error,
-                    format!("{} holds data that this stream did not write", route.sink.describe()),
-                    "choose an empty destination, or set `force: true` to write over what it holds",
-                ),
-                Err(error) => self.error("dst", &error),
-            },
+    }
+
+    /// What a destination holds that knows nothing of this stream.
+    async fn of_contents(&mut self, sink: &Endpoint) {
+        match holds_data(sink).await {
+            Ok(false) => {}
+            Ok(true) => self.add(
+                "dst",
+                Severity::Error,
+                format!("{} holds data that this stream did not write", sink.describe()),
+                "choose an empty destination, or set `force: true` to write over what it holds",
+            ),
+            Err(error) => self.error("dst", &error),
         }
     }
 

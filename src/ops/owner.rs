@@ -7,17 +7,12 @@
 
 use std::fs::{File, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
-use std::time::Duration;
 
-use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
 use crate::model::Owner;
 use crate::ops::local::Local;
-
-/// LIMIT: how often a lock that is held is tried; two system calls each, and a takeover within half a second.
-const LOOK: Duration = Duration::from_millis(500);
 
 /// The right to act as an owner, until dropped.
 #[derive(Debug)]
@@ -70,27 +65,6 @@ pub fn acquire(local: &Local) -> Result<Option<Ownership>> {
     Ok(Some(Ownership { owner: named(id), _lock: lock }))
 }
 
-/// Waits until it is the owner of this directory; `None` when told to stop before. `told` is called once if there is
-/// something to wait for.
-///
-/// # Errors
-/// Config when the directory cannot be used.
-pub async fn wait(local: &Local, stop: &mut watch::Receiver<bool>, told: impl FnOnce()) -> Result<Option<Ownership>> {
-    let mut told = Some(told);
-    loop {
-        if let Some(ownership) = acquire(local)? {
-            return Ok(Some(ownership));
-        }
-        if let Some(told) = told.take() {
-            told();
-        }
-        // The lock goes with the process that holds it, however it ends; the next look finds it free.
-        if tokio::time::timeout(LOOK, stop.wait_for(|stop| *stop)).await.is_ok() {
-            return Ok(None);
-        }
-    }
-}
-
 /// Who a process of this directory is or was, without becoming it; `None` if there never was one.
 pub fn peek(local: &Local) -> Option<Owner> {
     let text = std::fs::read_to_string(local.file("owner")).ok()?;
@@ -128,19 +102,6 @@ mod tests {
         for (path, mode) in [(local.dir().to_owned(), 0o700), (local.file("owner"), 0o600)] {
             assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, mode);
         }
-    }
-
-    #[tokio::test]
-    async fn who_waits_takes_over_when_the_holder_ends() {
-        let dir = tempfile::tempdir().unwrap();
-        let local = Local::new(dir.path(), "stream");
-        let first = acquire(&local).unwrap().unwrap();
-        let id = first.owner().clone();
-        let (stop, mut stopped) = watch::channel(false);
-        let second = wait(&local, &mut stopped, move || drop(first)).await.unwrap().unwrap();
-        assert_eq!(*second.owner(), id);
-        stop.send(true).unwrap();
-        assert!(wait(&local, &mut stopped, || ()).await.unwrap().is_none(), "told to stop");
     }
 
     #[test]

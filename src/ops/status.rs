@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::config::{Config, Pipeline};
 use crate::engine::plan::{self, Plan};
 use crate::error::{Error, Result};
-use crate::model::{Checkpoint, StreamRecord};
+use crate::model::{Checkpoint, Position, StreamRecord};
 use crate::ops::control::{self, Request};
 use crate::ops::owner;
 use crate::ops::route::Route;
@@ -90,6 +90,9 @@ fn from_records(name: &str, extent: &str, record: Option<&StreamRecord>, head: O
     let covered = whole && head.is_some_and(|head| frontier.covers(head));
     let reason = match record {
         None => "nothing was copied yet",
+        Some(_) if !whole && *frontier.get(&plan::loaded()) == Position::End => {
+            "copied once; nobody follows the source"
+        }
         Some(_) if !whole => "the copy is not complete; no process of this machine runs it",
         Some(_) => "no process of this machine runs it",
     };
@@ -101,6 +104,7 @@ fn from_records(name: &str, extent: &str, record: Option<&StreamRecord>, head: O
         lag_changes: covered.then_some(0),
         frontier: positions(&frontier),
         head: head.map(positions).unwrap_or_default(),
+        heads: 0,
         epoch: record.map_or(0, |record| record.lanes.iter().map(|lane| lane.epoch).max().unwrap_or(0)),
         reason: reason.into(),
         ranges: 0,
@@ -115,7 +119,7 @@ fn from_records(name: &str, extent: &str, record: Option<&StreamRecord>, head: O
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{LaneRecord, Owner, PartitionId, Position, Scope};
+    use crate::model::{LaneRecord, Owner, PartitionId, Scope};
 
     fn record(marks: &[(&str, Position)]) -> StreamRecord {
         let mut checkpoint: Checkpoint =
@@ -144,8 +148,10 @@ mod tests {
         let behind = view(Some(&marks(Position::End, "1")));
         assert!(!behind.consistent);
         assert_eq!(behind.lag_seconds, None);
-        let unfinished = view(Some(&marks(Position::Start, "2")));
+        let unfinished = view(Some(&record(&[("!snapshot/1", Position::Start), ("p", Position::at("2"))])));
         assert!(!unfinished.consistent && unfinished.reason.contains("not complete"));
+        let once = view(Some(&record(&[("!clone/1", Position::End), ("!loaded", Position::End)])));
+        assert!(!once.consistent && once.reason.contains("copied once"));
         assert_eq!(view(None).reason, "nothing was copied yet");
     }
 }

@@ -21,6 +21,9 @@ pub struct View {
     pub frontier: String,
     /// What the source has, per partition.
     pub head: String,
+    /// How often the source was asked for its head since the process started.
+    #[serde(default)]
+    pub heads: u64,
     /// Epoch of the claim.
     pub epoch: u64,
     /// Why it is not ready, or what it waits for; empty otherwise.
@@ -56,6 +59,7 @@ impl From<&Status> for View {
             lag_changes: status.lag_changes,
             frontier: positions(&status.frontier),
             head: positions(&status.head),
+            heads: status.heads,
             epoch: status.epoch,
             reason: status.reason.clone(),
             ranges: status.walk.ranges,

@@ -19,6 +19,8 @@ fn backend(dir: &Path) {
                insert into kv values ('/a', 1, null, 'value', '');";
     let status = Command::new("sqlite3").arg(dir.join("sqlite.db")).arg(sql).status().unwrap();
     assert!(status.success());
+    // As Teleport leaves it.
+    std::fs::set_permissions(dir.join("sqlite.db"), std::fs::Permissions::from_mode(0o600)).unwrap();
 }
 
 /// The one sentence that the program ends with.
@@ -196,6 +198,35 @@ fn status_and_check_take_and_make_nothing() {
 }
 
 #[test]
+fn a_destination_of_somebody_else_and_a_port_in_use_stop_before_anything_is_written() {
+    let site = Site::new("refusals", "");
+    let dir = site.folder();
+    backend(&dir.join("source"));
+    backend(&dir.join("full"));
+    let before = std::fs::read(dir.join("full/sqlite.db")).unwrap();
+    let route = |dst: &str, rest: &str| {
+        let path = |name: &str| dir.join(name).display().to_string();
+        let yaml =
+            format!("src: {{type: dir, path: {}}}\ndst: {{type: sqlite, path: {}}}\n{rest}", path("source"), path(dst));
+        site.configure(&yaml);
+    };
+    route("full", "");
+    for verb in ["clone", "run"] {
+        let finished = site.run(verb, &[]);
+        assert_eq!(finished.code, Some(2), "{}", finished.stderr);
+        assert!(sentence(&finished).contains("set `force: true`"), "{}", finished.stderr);
+    }
+    assert!(std::fs::read(dir.join("full/sqlite.db")).unwrap() == before, "the destination was written to");
+
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    route("copy", &format!("listen: {}\n", taken.local_addr().unwrap()));
+    let finished = site.run("run", &[]);
+    assert_eq!(finished.code, Some(2), "{}", finished.stderr);
+    assert!(sentence(&finished).contains("the port is in use"), "{}", finished.stderr);
+    assert!(!dir.join("copy").try_exists().unwrap());
+}
+
+#[test]
 fn a_reader_that_goes_away_is_no_error() {
     let site = Site::new("pipe", "");
     let dir = site.folder();
@@ -276,6 +307,49 @@ mod postgresql {
             assert_eq!(finished.code, Some(2));
             assert!(sentence(&finished).contains("`src` and `dst` are the same database"), "{}", finished.stderr);
         }
+    }
+
+    #[test]
+    fn every_verb_says_which_server_does_not_answer_and_which_password_is_refused() {
+        let server = pg::primary();
+        let good = server.url("postgres");
+        let site = Site::new("unreachable", "");
+        super::backend(&site.folder().join("source"));
+        for (url, code, said) in [
+            (good.replace(&format!(":{}/", server.port), ":1/"), 1, "127.0.0.1:1"),
+            (good.replace(pg::PASSWORD, super::PLANTED), 2, "password authentication failed"),
+        ] {
+            let path = site.folder().join("source").display().to_string();
+            site.configure(&format!(
+                "src: {{type: sqlite, path: {path}}}\ndst: {{type: postgresql, conn_string: '{url}'}}\n"
+            ));
+            for verb in ["status", "verify", "check"] {
+                let finished = site.run(verb, &[]);
+                let all = format!("{}{}", finished.stdout, finished.stderr);
+                assert!(all.contains(said) && !all.contains(super::PLANTED), "{verb}: {all}");
+                assert_eq!(finished.code, Some(if verb == "check" { 1 } else { code }), "{verb}: {all}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_copy_is_equal_and_a_stray_change_is_exit_code_4() {
+        let server = pg::primary();
+        let database = server.database("cli");
+        let site = Site::new("exit-codes", "");
+        super::backend(&site.folder().join("source"));
+        let path = site.folder().join("source").display().to_string();
+        let url = server.url(&database);
+        site.configure(&format!("src: {{type: dir, path: {path}}}\ndst: {{type: postgres, conn_string: '{url}'}}\n"));
+        let copied = site.done("clone", &[]);
+        assert_eq!((&copied["event"], &copied["items"]), (&"done".into(), &1.into()));
+        assert_eq!(server.psql(&database, "select convert_from(key, 'UTF8') from kv"), "/a");
+        assert_eq!(site.done("verify", &[])["equal"], true);
+        assert_eq!(site.status()["reason"], "copied once; nobody follows the source");
+        server.psql(&database, "update kv set value = 'other'");
+        let finished = site.run("verify", &["--json"]);
+        assert_eq!(finished.code, Some(4), "{}", finished.stderr);
+        assert_eq!((&finished.json()["equal"], &finished.json()["different"]), (&false.into(), &1.into()));
     }
 
     #[test]

@@ -16,6 +16,8 @@ mod pgcheck;
 #[cfg(feature = "postgresql")]
 mod pgconn;
 #[cfg(feature = "postgresql")]
+mod pgcontracts;
+#[cfg(feature = "postgresql")]
 mod pgsink;
 #[cfg(feature = "postgresql")]
 mod pgstore;

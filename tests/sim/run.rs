@@ -577,7 +577,7 @@ impl Run {
             self.machine.freeze(process.pid, false);
         }
         // LIMIT: a healthy run needs some hundred polls; the rest is room for pauses between tries.
-        let polls = self.machine.polls + 15_000;
+        let polls = self.machine.polls + 60_000;
         self.world.settle();
         self.world.lift();
         self.sink.lift();

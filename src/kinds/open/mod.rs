@@ -51,9 +51,33 @@ pub struct Endpoint {
     special: Box<dyn Special>,
 }
 
+/// How bad a remark is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// Good to know.
+    Note,
+    /// It works today, and will hurt.
+    Warning,
+    /// It does not work.
+    Error,
+}
+
+/// Something that a kind says about one of its stores.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remark {
+    /// How bad it is.
+    pub level: Level,
+    /// What was found, in one sentence.
+    pub what: String,
+    /// What mends it; empty if nothing can be said.
+    pub mend: String,
+}
+
 /// Questions and errands that are the kind's own.
 trait Special: Send + Sync {
     fn identity(&self) -> Fut<'_, Option<String>>;
+
+    fn remarks(&self) -> Fut<'_, Vec<Remark>>;
 
     fn drop_slot(&self) -> Fut<'_, Vec<String>> {
         Box::pin(async {
@@ -77,6 +101,14 @@ impl Endpoint {
         self.special.identity()
     }
 
+    /// Everything that the kind finds wrong with its side, or worth saying. Changes nothing.
+    ///
+    /// # Errors
+    /// Never for what is wrong with the store; that is a remark.
+    pub fn remarks(&self) -> Fut<'_, Vec<Remark>> {
+        self.special.remarks()
+    }
+
     /// Removes what was made at a source for this stream; says what was done, one sentence each.
     ///
     /// # Errors
@@ -97,7 +129,7 @@ pub fn open(wanted: Wanted<'_>, side: Side) -> Result<Endpoint> {
     };
     match configured {
         #[cfg(feature = "sqlite")]
-        crate::config::Endpoint::Sqlite(keys) => sqlite::open(keys, side),
+        crate::config::Endpoint::Sqlite(keys) => sqlite::open(wanted, keys, side),
         #[cfg(feature = "postgresql")]
         crate::config::Endpoint::Postgresql(keys) => postgresql::open(wanted, keys, side),
         #[allow(unreachable_patterns, reason = "reached in builds that leave a kind out")]

@@ -2,14 +2,18 @@
 
 use std::sync::Arc;
 
-use super::{Endpoint, Side, Special, Wanted};
+use super::{Endpoint, Level, Remark, Side, Special, Wanted};
 use crate::config::{AuthMode, Postgresql};
 use crate::error::Result;
+use crate::kinds::postgres::admin::check;
+use crate::kinds::postgres::catalog::{Need, Scope};
 use crate::kinds::postgres::conn::conninfo::{ConnInfo, Host};
+use crate::kinds::postgres::store::PgStore;
 use crate::kinds::postgres::{self, Options, PgSink, PostgresSource, Session, admin};
-use crate::model::Kind;
+use crate::model::{Kind, Layout};
 use crate::sink::Sink;
 use crate::source::{Fut, Source};
+use crate::store::Store;
 
 pub(super) fn options(wanted: Wanted<'_>, keys: &Postgresql) -> Options {
     let Wanted { config, pipeline } = wanted;
@@ -38,20 +42,32 @@ pub(super) fn open(wanted: Wanted<'_>, keys: &Postgresql, side: Side) -> Result<
     let name = if side == Side::Source { "src" } else { "dst" };
     let (options, endpoint) = (options(wanted, keys), connectable(wanted, keys, name)?);
     let place = describe(endpoint.info());
-    let (mut source, mut sink): (Option<Arc<dyn Source>>, Option<Arc<dyn Sink>>) = (None, None);
-    match side {
-        Side::Source => source = Some(Arc::new(PostgresSource::new(&options)?)),
-        Side::Sink => sink = Some(Arc::new(PgSink::new(&options)?)),
-    }
-    let store = None;
-    let special = Box::new(Server { endpoint, options });
+    let (source, sink) = match side {
+        Side::Source => (Some(Arc::new(PostgresSource::new(&options)?) as Arc<dyn Source>), None),
+        Side::Sink => (None, Some(Arc::new(PgSink::new(&options)?) as Arc<dyn Sink>)),
+    };
+    let store: Option<Arc<dyn Store>> = Some(Arc::new(store(wanted, &endpoint, &options, side)?));
+    let special = Box::new(Server { endpoint, options, side });
     Ok(Endpoint { kind: Kind::Postgresql, layout: keys.layout, source, sink, store, place, special })
+}
+
+/// Present state. A raw sink shows its tables by the keys and in the form of bodies of the source's, so it asks both.
+fn store(wanted: Wanted<'_>, endpoint: &postgres::Endpoint, options: &Options, side: Side) -> Result<PgStore> {
+    let scope = Scope::of(options)?;
+    Ok(match (side, options.layout, &wanted.pipeline.src) {
+        (Side::Source, _, _) => PgStore::source(endpoint, scope, Need::Scan),
+        (Side::Sink, Layout::Raw, crate::config::Endpoint::Postgresql(src)) => {
+            PgStore::raw_sink(endpoint, &connectable(wanted, src, "src")?, scope)
+        }
+        (Side::Sink, _, _) => PgStore::teleport_sink(endpoint),
+    })
 }
 
 /// One database, for questions that only this kind answers.
 struct Server {
     endpoint: postgres::Endpoint,
     options: Options,
+    side: Side,
 }
 
 impl Special for Server {
@@ -59,9 +75,28 @@ impl Special for Server {
         Box::pin(self.ask_identity())
     }
 
+    fn remarks(&self) -> Fut<'_, Vec<Remark>> {
+        Box::pin(async {
+            let found = match self.side {
+                Side::Source => check::source(&self.options).await,
+                Side::Sink => check::destination(&self.options).await,
+            };
+            Ok(found.into_iter().map(remark).collect())
+        })
+    }
+
     fn drop_slot(&self) -> Fut<'_, Vec<String>> {
         Box::pin(self.remove())
     }
+}
+
+fn remark(found: check::Finding) -> Remark {
+    let level = match found.level {
+        check::Level::Ok => Level::Note,
+        check::Level::Warning => Level::Warning,
+        check::Level::Error => Level::Error,
+    };
+    Remark { level, what: found.what, mend: found.fix.unwrap_or_default() }
 }
 
 impl Server {

@@ -1,19 +1,19 @@
 //! The kind SQLite from its keys. What Teleport does with its own file is not judged: only a sink's `journal` matters.
 
 use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{Endpoint, Side, Special};
+use super::{Endpoint, Level, Remark, Side, Special, Wanted};
 use crate::config::{Journaling, Sqlite, Synchronous};
 use crate::error::{Error, Result};
+use crate::kinds::sqlite::check;
 use crate::kinds::sqlite::{Journal, Options, Role, SqliteSink, SqliteSource, SqliteStore, Sync};
-use crate::model::{Kind, Layout};
+use crate::model::{Kind, Layout, StreamId};
 use crate::sink::Sink;
 use crate::source::{Fut, Source};
 use crate::store::Store;
 
-pub(super) fn open(keys: &Sqlite, side: Side) -> Result<Endpoint> {
+pub(super) fn open(wanted: Wanted<'_>, keys: &Sqlite, side: Side) -> Result<Endpoint> {
     let options = options(keys, side)?;
     let role = if side == Side::Source { Role::Source } else { Role::Sink };
     let store: Option<Arc<dyn Store>> = Some(Arc::new(SqliteStore::open(&options, role)?));
@@ -22,20 +22,45 @@ pub(super) fn open(keys: &Sqlite, side: Side) -> Result<Endpoint> {
         Side::Sink => (None, Some(Arc::new(SqliteSink::open(&options)?) as Arc<dyn Sink>)),
     };
     let place = format!("sqlite {}", options.file().display());
-    let special = Box::new(Place(options.file()));
+    let stream = StreamId::new(wanted.pipeline.name.as_str());
+    let special = Box::new(Backend { options, side, stream });
     Ok(Endpoint { kind: Kind::Sqlite, layout: Layout::Teleport, source, sink, store, place, special })
 }
 
-/// The file.
-struct Place(PathBuf);
+/// One file, for questions that only this kind answers.
+struct Backend {
+    options: Options,
+    side: Side,
+    stream: StreamId,
+}
 
-impl Special for Place {
+impl Special for Backend {
     /// Device and number of the file, which two links to it share.
     fn identity(&self) -> Fut<'_, Option<String>> {
-        let metadata = std::fs::metadata(&self.0).ok();
+        let metadata = std::fs::metadata(self.options.file()).ok();
         let identity = metadata.map(|metadata| format!("sqlite {}/{}", metadata.dev(), metadata.ino()));
         Box::pin(async { Ok(identity) })
     }
+
+    fn remarks(&self) -> Fut<'_, Vec<Remark>> {
+        // Reads a local file for a moment, in a command that has nothing else to do meanwhile.
+        Box::pin(async {
+            let found = match self.side {
+                Side::Source => check::source(&self.options),
+                Side::Sink => check::sink(&self.options, &self.stream),
+            };
+            Ok(found.into_iter().map(remark).collect())
+        })
+    }
+}
+
+fn remark(found: check::Finding) -> Remark {
+    let level = match found.level {
+        check::Level::Note => Level::Note,
+        check::Level::Warning => Level::Warning,
+        check::Level::Error => Level::Error,
+    };
+    Remark { level, what: found.what, mend: found.mend }
 }
 
 fn options(keys: &Sqlite, side: Side) -> Result<Options> {

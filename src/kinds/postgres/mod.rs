@@ -20,6 +20,7 @@ pub mod options;
 pub mod rowcodec;
 pub mod shape;
 pub mod sink;
+pub mod store;
 pub mod stream;
 pub mod wire;
 pub mod writer;

@@ -101,6 +101,8 @@ pub struct Column {
     pub category: char,
     /// For a domain its base type, else the same as `type_oid`.
     pub base_oid: u32,
+    /// The array type over `base_oid`; 0 for none.
+    pub array_oid: u32,
 }
 
 /// A column that the server computes.

@@ -253,6 +253,7 @@ impl Differ {
 impl Feed for Differ {
     fn next(&mut self, mut batch: Batch, stop: &AtomicBool) -> Result<Option<Batch>> {
         let mut troubled: Option<Instant> = None;
+        // ORDERING: Relaxed: nothing else is read on the strength of it, and the next look sees it.
         while !stop.load(Ordering::Relaxed) {
             match self.step(&mut batch) {
                 Ok(true) => return Ok(Some(batch)),
@@ -309,8 +310,8 @@ mod tests {
             new in proptest::collection::btree_map(proptest::collection::vec(0u8..4, 0..3), proptest::collection::vec(0u8..3, 1..2), 0..20),
             page in 1usize..7,
         ) {
-            let mut digests = Digests::default();
-            digests.keys = old.iter().map(|(key, body)| (key.clone(), digest(body))).collect();
+            let keys = old.iter().map(|(key, body)| (key.clone(), digest(body))).collect();
+            let mut digests = Digests { keys, ..Digests::default() };
             let (mut state, mut from, mut changes) = (old.clone(), None::<Vec<u8>>, 0);
             loop {
                 let (rows, last) = rows(&new, from.as_deref(), page);

@@ -186,7 +186,8 @@ mod tests {
         let lost = Verdict::Lost("");
         let at = place(120, T);
         let start = Place::BEFORE;
-        let rows: &[(Place, Option<i128>, &[(u64, i128)], i128, Verdict, &str)] = &[
+        type Case<'a> = (Place, Option<i128>, &'a [(u64, i128)], i128, Verdict, &'a str);
+        let rows: &[Case<'_>] = &[
             (at, SOON, &[(119, T - 1), (120, T)], T, GoesOn, "idle at the end"),
             (at, None, &[(119, T - 1), (120, T), (121, T + 1)], T, GoesOn, "our row proves the next, however long ago"),
             (at, LATE, &[(120, T)], T + 9 * MINUTE, GoesOn, "our row is the last"),

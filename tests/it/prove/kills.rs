@@ -93,7 +93,7 @@ fn route(name: &str, source: &Side, sink: &Side) {
     let program = case.start();
     case.wait("consistent after the last kill", |status| status["consistent"] == true);
     let written = writer.finish() - before;
-    case.wait("caught up", |status| status["consistent"] == true && status["lag_seconds"] == 0.0 && settled(status));
+    case.site.until_caught_up(PATIENCE);
     let seen = observer.finish();
     let now = now_us();
     assert_same(&source.dump(now), &sink.dump(now));
@@ -114,10 +114,6 @@ fn route(name: &str, source: &Side, sink: &Side) {
         ),
     );
     assert!(share >= 0.5, "the observer saw too few versions to say anything: {share}");
-}
-
-fn settled(status: &Value) -> bool {
-    status["lag_changes"] == 0
 }
 
 impl Case {

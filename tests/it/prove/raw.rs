@@ -82,7 +82,7 @@ fn pgbench_is_replicated_while_it_runs() {
 #[test]
 fn huge_transaction_passes_as_one_in_little_memory() {
     let rows: u64 = pick(200_000, 5_000_000);
-    let server = Pg::start("huge", &["-c", "wal_sender_timeout=10s", "-c", "logical_decoding_work_mem=64MB"]);
+    let server = Pg::start("huge", &["wal_sender_timeout=10s", "logical_decoding_work_mem=64MB"]);
     let server: &'static Pg = Box::leak(Box::new(server));
     let source = PgDb::empty(server, "huge");
     let sink = PgDb::empty(pg::secondary(), "huge");

@@ -253,6 +253,21 @@ fn a_stretch_larger_than_a_batch_has_one_mark_at_its_end() {
 }
 
 #[test]
+fn a_log_that_nobody_has_read_yet_is_read_without_a_mark_in_it() {
+    let backend = Backend::teleport("wal");
+    let _writer = Script::start(&backend.file(), COMMITTED);
+    let before = fingerprint(&backend.dir);
+    assert_eq!(before.lines().count(), 3, "{before}");
+    runtime().block_on(async {
+        let store = backend.store();
+        let ranges = store.ranges(1).await.unwrap();
+        assert_eq!(scan_all(&store, &ranges, 64).await[0].0, "/fresh");
+        assert_eq!(fingerprint(&backend.dir), before);
+    });
+    assert_eq!(fingerprint(&backend.dir), before);
+}
+
+#[test]
 fn nothing_at_a_source_is_created_or_altered_whatever_is_read() {
     for (journal, open) in [("delete", false), ("delete", true), ("wal", false), ("wal", true)] {
         let backend = Backend::teleport(journal);
@@ -294,6 +309,9 @@ fn fingerprint(dir: &Path) -> String {
 fn run(program: &str, paths: &[&Path]) {
     assert!(Command::new(program).args(paths).status().unwrap().success());
 }
+
+/// Opens the file, commits once and keeps it open: nobody has read what is in the log.
+const COMMITTED: &str = "c.execute(\"insert or replace into kv values ('/fresh', 1, null, 'v', 'r')\")\nprint('ready', flush=True)\ntime.sleep(60)";
 
 /// Keeps the file open, as a running Teleport does.
 const OPEN: &str = "c.execute('select 1 from kv').fetchall()\nprint('ready', flush=True)\ntime.sleep(60)";

@@ -123,10 +123,15 @@ impl Site {
         }
     }
 
-    /// Waits until the sink is consistent and has everything that the source had when it was asked.
+    /// Waits until the sink is consistent and has everything that the source had when this was called.
     pub fn until_caught_up(&self, patience: Duration) -> Value {
+        // The lag is against a head that may have been taken before the call; the second one after it was not.
+        let fresh = self.until("a status", patience, |_| true)["heads"].as_u64().unwrap_or(0) + 2;
         self.until("caught up", patience, |status| {
-            status["consistent"] == true && status["state"] == "following" && status["lag_seconds"] == 0.0
+            status["consistent"] == true
+                && status["state"] == "following"
+                && status["lag_seconds"] == 0.0
+                && status["heads"].as_u64() >= Some(fresh)
         })
     }
 }

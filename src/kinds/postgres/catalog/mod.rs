@@ -15,9 +15,11 @@ mod types;
 use tokio_postgres::Client;
 
 use crate::error::{Error, Result};
+use crate::model::Layout;
 
 use super::conn::translate;
 use super::kvrow;
+use super::options::Options;
 use super::shape::Shape;
 
 pub use pattern::Pattern;
@@ -31,6 +33,19 @@ pub enum Scope {
     Raw(Vec<Pattern>),
 }
 
+impl Scope {
+    /// The tables that configuration names.
+    ///
+    /// # Errors
+    /// Config when a pattern is none.
+    pub fn of(options: &Options) -> Result<Self> {
+        match options.layout {
+            Layout::Teleport => Ok(Self::Teleport),
+            Layout::Raw => options.tables.iter().map(|pattern| pattern.parse()).collect::<Result<_>>().map(Self::Raw),
+        }
+    }
+}
+
 /// What the tables are read for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
@@ -38,6 +53,8 @@ pub enum Need {
     Scan,
     /// Following the changes too: the server has to log the key of every change.
     Tail,
+    /// Writing to them by a key that is known from elsewhere: nothing is refused, and the key is empty if there is none.
+    Columns,
 }
 
 /// A table that cannot be replicated.
@@ -84,33 +101,91 @@ impl Found {
 /// Teleport makes it.
 pub async fn find(client: &Client, scope: &Scope, need: Need) -> Result<Found> {
     in_transaction(client, async {
-        let mut found = match scope {
-            Scope::Teleport => read::tables(client, &[read::kv(client).await?], need).await?,
-            Scope::Raw(patterns) => {
-                let (oids, mut refused) = read::matching(client, patterns).await?;
-                let mut found = read::tables(client, &oids, need).await?;
-                refused.append(&mut found.refused);
-                Found { tables: found.tables, refused }
-            }
+        let patterns = match scope {
+            Scope::Teleport => return teleport(client, read::kv_required(client).await?, need).await,
+            Scope::Raw(patterns) => patterns,
         };
-        if *scope == Scope::Teleport {
-            for shape in &mut found.tables {
-                kvrow::Kv::of(shape)?;
-                shape.flat_key = shape.key.iter().all(|&column| shape.columns[column].name == "key");
-                if !shape.flat_key || shape.key.len() != 1 {
-                    return Err(Error::config(format!(
-                        "read table {:?}: its primary key is not the column key, so it is not a Teleport backend of \
-                         schema version 2",
-                        shape.full_name()
-                    )));
-                }
-            }
-        }
+        let (oids, mut refused) = read::matching(client, patterns).await?;
+        let mut found = read::tables(client, &oids, need).await?;
+        refused.append(&mut found.refused);
+        found.refused = refused;
         let binary = binary_is_portable(&found.tables) && read::version(client).await? >= 140_000;
         found.tables.iter_mut().for_each(|shape| set_form(shape, binary));
         Ok(found)
     })
     .await
+}
+
+/// The tables of a sink that belong to these tables of a source, as far as they are there: keys and form of bodies are
+/// the source's, columns are found by name. Not within a transaction.
+///
+/// # Errors
+/// Config when a table lacks a column of the source's key, or Teleport's table is not as Teleport makes it.
+pub async fn counterparts(client: &Client, sources: &[Shape]) -> Result<Vec<Shape>> {
+    in_transaction(client, async {
+        let names: Vec<_> = sources.iter().map(|shape| (shape.schema.clone(), shape.name.clone())).collect();
+        let oids = read::named(client, &names).await?;
+        let mut found = read::tables(client, &oids, Need::Columns).await?;
+        for shape in &mut found.tables {
+            let source = sources.iter().find(|source| source.schema == shape.schema && source.name == shape.name);
+            follow(shape, source.ok_or_else(|| Error::bug("a table that was asked for by name has another"))?)?;
+        }
+        Ok(found.tables)
+    })
+    .await
+}
+
+/// Teleport's table of a sink, if it is there. Not within a transaction.
+///
+/// # Errors
+/// Config when it is not as Teleport makes it.
+pub async fn teleport_counterpart(client: &Client) -> Result<Option<Shape>> {
+    in_transaction(client, async {
+        let Some(oid) = read::kv(client).await? else { return Ok(None) };
+        teleport(client, oid, Need::Scan).await?.all().map(|mut tables| tables.pop())
+    })
+    .await
+}
+
+/// Teleport's table. Its bodies are binary at every server; where a server streams text, [`kvrow::Kv::to_binary`] is
+/// what the stream's bodies pass through.
+async fn teleport(client: &Client, oid: u32, need: Need) -> Result<Found> {
+    let mut found = read::tables(client, &[oid], need).await?;
+    for shape in &mut found.tables {
+        kvrow::Kv::of(shape)?;
+        shape.flat_key = true;
+        set_form(shape, true);
+        if shape.key.len() != 1 || shape.key.iter().any(|&column| shape.columns[column].name != "key") {
+            return Err(Error::config(format!(
+                "read table {:?}: its primary key is not the column key, so it is not a Teleport backend of schema \
+                 version 2",
+                shape.full_name()
+            )));
+        }
+    }
+    Ok(found)
+}
+
+/// Gives a sink's table the key of the source's, and its columns the form that the source's have.
+fn follow(shape: &mut Shape, source: &Shape) -> Result<()> {
+    shape.flat_key = source.flat_key;
+    shape.binary = source.binary;
+    let mut key = Vec::new();
+    for column in source.key.iter().filter_map(|&index| source.columns.get(index)) {
+        key.push(shape.column(&column.name).ok_or_else(|| {
+            Error::config(format!(
+                "read table {:?} of the destination: it has no column {:?}, which is part of the source's key",
+                shape.full_name(),
+                column.name
+            ))
+        })?);
+    }
+    shape.key = key;
+    for column in &mut shape.columns {
+        let like = source.columns.iter().find(|like| like.name == column.name);
+        column.binary = like.map_or(source.binary && column.sendable, |like| like.binary);
+    }
+    Ok(())
 }
 
 /// Reads tables by their oids (roots of partitioned tables, not partitions), in the form of bodies that the source has

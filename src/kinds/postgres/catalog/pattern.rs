@@ -1,4 +1,4 @@
-//! Patterns of `tables:` in the configuration: `schema.table`, where each part may hold `*`.
+//! Patterns of `tables:` in the configuration: `schema.table`, where each part may hold `*` and `?`.
 //!
 //! Identifiers are taken as they are in the catalog, without folding to lower case; quotes are allowed around either
 //! part, for names that hold a dot.
@@ -48,14 +48,14 @@ fn part(text: &str) -> Option<(String, &str)> {
 }
 
 impl Pattern {
-    /// Whether a table of this name is meant. A star matches any characters.
+    /// Whether a table of this name is meant. `*` matches any characters, `?` one.
     pub fn matches(&self, schema: &str, table: &str) -> bool {
         glob(&self.schema, schema) && glob(&self.table, table)
     }
 
     /// Whether it names one table, which then has to exist.
     pub fn is_exact(&self) -> bool {
-        !self.schema.contains('*') && !self.table.contains('*')
+        !self.schema.contains(['*', '?']) && !self.table.contains(['*', '?'])
     }
 }
 
@@ -65,19 +65,29 @@ impl std::fmt::Display for Pattern {
     }
 }
 
+/// Whether the whole text matches. A mismatch goes back to the last star only, so the work is bounded by the product of
+/// both lengths.
 fn glob(pattern: &str, text: &str) -> bool {
-    let Some((head, tail)) = pattern.split_once('*') else { return pattern == text };
-    let Some(mut rest) = text.strip_prefix(head) else { return false };
-    // Each piece between two stars is taken at its first place; the last one has to end the text.
-    let mut pieces = tail.split('*').peekable();
-    while let Some(piece) = pieces.next() {
-        if pieces.peek().is_none() {
-            return rest.ends_with(piece);
+    let (pattern, text): (Vec<char>, Vec<char>) = (pattern.chars().collect(), text.chars().collect());
+    let (mut p, mut t, mut star) = (0, 0, None);
+    while t < text.len() {
+        match pattern.get(p) {
+            Some('*') => {
+                star = Some((p, t));
+                p += 1;
+            }
+            Some(&c) if c == '?' || c == text[t] => {
+                p += 1;
+                t += 1;
+            }
+            _ => {
+                let Some((after, taken)) = star else { return false };
+                star = Some((after, taken + 1));
+                (p, t) = (after + 1, taken + 1);
+            }
         }
-        let Some(found) = rest.find(piece) else { return false };
-        rest = &rest[found + piece.len()..];
     }
-    true
+    pattern[p..].iter().all(|&c| c == '*')
 }
 
 #[cfg(test)]
@@ -94,6 +104,10 @@ mod tests {
             ("p*c.t_*_x", "public", "t_x", false),
             ("public.a*b*b", "public", "abb", true),
             ("public.a*b*b", "public", "ab", false),
+            ("public.a?b*", "public", "a.bc", true),
+            ("public.a?b", "public", "ab", false),
+            ("public.?", "public", "ü", true),
+            ("public.*", "public", "", true),
             ("public.Users", "public", "users", false),
             ("\"we.ird\".\"a\"\"b\"", "we.ird", "a\"b", true),
         ] {

@@ -111,7 +111,12 @@ pub(super) async fn version(client: &Client) -> Result<u32> {
 }
 
 /// Teleport's table. Must come before the search path is emptied.
-pub(super) async fn kv(client: &Client) -> Result<u32> {
+pub(super) async fn kv(client: &Client) -> Result<Option<u32>> {
+    get(&one(client, "select to_regclass('kv')::oid").await?, 0)
+}
+
+/// As [`kv`], where it has to be there.
+pub(super) async fn kv_required(client: &Client) -> Result<u32> {
     let row = one(client, "select to_regclass('kv')::oid, current_database()::text").await?;
     get::<Option<u32>>(&row, 0)?.ok_or_else(|| {
         let database: &str = get(&row, 1).unwrap_or_default();
@@ -156,6 +161,19 @@ pub(super) async fn matching(client: &Client, patterns: &[Pattern]) -> Result<(V
         )));
     }
     Ok((oids, refused))
+}
+
+/// Tables of these names, as far as they are there.
+pub(super) async fn named(client: &Client, names: &[(String, String)]) -> Result<Vec<u32>> {
+    let rows = query(client, NAMES, &[]).await?;
+    let mut oids = Vec::new();
+    for row in &rows {
+        let (schema, name): (String, String) = (get(row, 1)?, get(row, 2)?);
+        if matches!(letter(row, 3)?, 'r' | 'p') && names.contains(&(schema, name)) {
+            oids.push(get(row, 0)?);
+        }
+    }
+    Ok(oids)
 }
 
 /// Everything about these tables. They come by name.
@@ -222,6 +240,7 @@ impl Parts {
             output: base.output.clone(),
             category: base.category,
             base_oid,
+            array_oid: base.array,
         };
         self.facts.columns.push(KeyColumn {
             number: column.number,
@@ -287,6 +306,7 @@ impl Parts {
         facts.strays = get(row, 8)?;
         let key = match facts.choose(&ddl::qualified(&shape.schema, &shape.name), need == Need::Tail) {
             Ok(key) => key,
+            Err(_) if need == Need::Columns => return Ok(Ok(shape)),
             Err(why) => return Ok(Err(Refusal { table: shape.full_name(), why })),
         };
         shape.key_index = key.name.clone();

@@ -38,7 +38,7 @@ select t.oid, n.nspname::text, t.typname::text, t.typtype::text, t.typcategory::
     where a.attrelid = t.typrelid and a.attnum > 0 and not a.attisdropped order by a.attnum),
   array(select a.atttypid from pg_attribute a
     where a.attrelid = t.typrelid and a.attnum > 0 and not a.attisdropped order by a.attnum),
-  coalesce((select c.relkind = 'c' from pg_class c where c.oid = t.typrelid), false)
+  coalesce((select c.relkind = 'c' from pg_class c where c.oid = t.typrelid), false), t.typarray
 from pg_type t
   join pg_namespace n on n.oid = t.typnamespace
   join pg_proc f on f.oid = t.typoutput
@@ -58,6 +58,8 @@ pub struct Type {
     pub category: char,
     pub element: u32,
     pub base: u32,
+    /// The array type over this one.
+    pub array: u32,
     pub sendable: bool,
     pub output: String,
     pub extension: Option<String>,
@@ -192,6 +194,7 @@ fn of_row(row: &tokio_postgres::Row) -> Result<Type> {
         subtype: get(row, 13)?,
         extension: get(row, 14)?,
         fields: get(row, 20)?,
+        array: get(row, 22)?,
         making,
     })
 }

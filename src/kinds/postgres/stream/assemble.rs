@@ -5,12 +5,15 @@
 //! transaction read again gives the same changes in the same order. Nothing is allocated per change: bodies are copied
 //! once, from the read buffer into the arena.
 
+use std::sync::Arc;
+
 use super::relations::{Followed, Relations};
+use super::sequences::{self, Values};
 use crate::error::{Error, Result};
 use crate::kinds::postgres::rowcodec::{self, Columns, Value};
 use crate::kinds::postgres::wire::Lsn;
 use crate::kinds::postgres::wire::pgoutput::{Message, Old, Tuple};
-use crate::model::{Batch, Micros, Op, PartitionId, Position, Steps};
+use crate::model::{Batch, Micros, Op, PartitionId, Position, Steps, Table};
 
 /// Where the stream stands.
 pub(super) struct Assembler {
@@ -23,6 +26,9 @@ pub(super) struct Assembler {
     /// The checkpoint that we began at lies within the next transaction: until its end no mark may stand, or its changes
     /// would be counted from there and those that were passed come again.
     within: bool,
+    /// Values of sequences that travel before the next mark, and the table that they are rows of.
+    sequences: Values,
+    sequence_table: Arc<Table>,
     key: Vec<u8>,
     old_key: Vec<u8>,
     body: Vec<u8>,
@@ -39,6 +45,8 @@ impl Assembler {
             ordinal: 0,
             open: None,
             within: from.ordinal() > 0,
+            sequences: Values::new(),
+            sequence_table: sequences::table(),
             key: Vec::new(),
             old_key: Vec::new(),
             body: Vec::new(),
@@ -86,8 +94,19 @@ impl Assembler {
         }
     }
 
+    /// Lets values of sequences travel before the next mark.
+    pub(super) fn carry(&mut self, values: Values) {
+        self.sequences.extend(values);
+    }
+
     fn mark(&mut self, end: Lsn, batch: &mut Batch) {
         if end > self.place && !self.within {
+            // They come behind the changes of the transaction that ends here, so those keep their ordinals whenever this
+            // transaction is read.
+            for (name, value) in self.sequences.drain(..) {
+                let table = batch.table(&self.sequence_table);
+                batch.push(Op::Put, false, table, name.as_bytes(), value.to_string().as_bytes(), 0);
+            }
             self.place = end;
             self.boundary = end.position();
             self.ordinal = 0;

@@ -1,7 +1,5 @@
 //! Messages in, batches out.
 
-use std::sync::Arc;
-
 use super::*;
 use crate::kinds::postgres::shape::{Column, Shape};
 use crate::kinds::postgres::stream::relations::Followed;
@@ -175,6 +173,25 @@ fn a_stream_that_begins_within_a_transaction_marks_nothing_before_its_end() {
     assert_eq!(bench.batch.upto().to_string(), "@00000000/00000020");
     bench.quiet(0x28);
     assert_eq!(bench.batch.upto().to_string(), "@00000000/00000028");
+}
+
+#[test]
+fn values_of_sequences_travel_at_the_end_of_a_transaction_or_with_a_place() {
+    let mut bench = Bench::from(&position("@00000000/00000010"));
+    bench.assembler.open(1).unwrap();
+    bench.insert("1");
+    bench.assembler.carry(vec![("public.s".into(), 7)]);
+    bench.quiet(0x18);
+    bench.insert("2");
+    bench.close(0x20).unwrap();
+    bench.assembler.carry(vec![("public.s".into(), 8)]);
+    bench.quiet(0x18);
+    bench.quiet(0x28);
+    let rows: Vec<_> = bench.batch.rows().map(|row| (row.table.name.as_str(), row.key, row.body.len())).collect();
+    assert_eq!(rows[2..], [("!sequences", &b"public.s"[..], 1), ("!sequences", b"public.s", 1)]);
+    assert_eq!((rows.len(), bench.batch.closed()), (4, 4));
+    let marks: Vec<_> = bench.batch.marks().iter().map(|mark| (mark.changes, mark.upto.to_string())).collect();
+    assert_eq!(marks, [(3, "@00000000/00000020".into()), (4, "@00000000/00000028".into())]);
 }
 
 #[test]

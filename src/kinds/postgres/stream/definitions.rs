@@ -5,7 +5,7 @@ use tokio_postgres::Client;
 
 use super::relations::Definitions;
 use crate::error::{Error, Result};
-use crate::kinds::postgres::catalog::{self, Need, Pattern};
+use crate::kinds::postgres::catalog::{self, Need, Pattern, SequenceValue};
 use crate::kinds::postgres::conn::{Endpoint, Session, translate};
 use crate::kinds::postgres::shape::Shape;
 use crate::source::Fut;
@@ -29,12 +29,21 @@ pub(super) struct Catalog {
     client: Mutex<Option<Client>>,
     wanted: Wanted,
     binary: bool,
+    /// The tables whose sequences are carried: none in the teleport layout.
+    with_sequences: Vec<Shape>,
 }
 
 impl Catalog {
     /// `client`: a session that is there already. `binary`: the form that was decided for all bodies of the source.
-    pub(super) fn new(endpoint: Endpoint, client: Client, wanted: Wanted, binary: bool) -> Self {
-        Self { endpoint, client: Mutex::new(Some(client)), wanted, binary }
+    pub(super) fn new(endpoint: Endpoint, client: Client, wanted: Wanted, binary: bool, tables: Vec<Shape>) -> Self {
+        let raw = matches!(wanted, Wanted::Raw(_));
+        let with_sequences = tables.into_iter().filter(|shape| raw && !shape.sequences.is_empty()).collect();
+        Self { endpoint, client: Mutex::new(Some(client)), wanted, binary, with_sequences }
+    }
+
+    /// Whether there are sequences to be carried.
+    pub(super) fn has_sequences(&self) -> bool {
+        !self.with_sequences.is_empty()
     }
 
     /// Gives the session to `ask`, a fresh one if the old one is gone.
@@ -69,6 +78,14 @@ impl Definitions for Catalog {
             let row = client.query_one(sql, &[&oid, &typmod]).await.map_err(|error| translate(&error, attempt))?;
             let name: Option<String> = row.try_get(0).map_err(|error| translate(&error, attempt))?;
             Ok(name.unwrap_or_else(|| "???".to_owned()))
+        })
+    }
+
+    fn sequences(&self) -> Fut<'_, Vec<SequenceValue>> {
+        Box::pin(async move {
+            let held = self.session().await?;
+            let Some(client) = held.as_ref() else { return Err(Error::bug("a session that was just made is gone")) };
+            catalog::sequence_values(client, &self.with_sequences.iter().collect::<Vec<_>>()).await
         })
     }
 

@@ -14,6 +14,7 @@ mod definitions;
 mod link;
 mod receiver;
 mod relations;
+mod sequences;
 mod source;
 mod spool;
 mod tail;

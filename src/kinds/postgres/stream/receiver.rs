@@ -382,48 +382,5 @@ fn refused(error: &ServerError) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn plan(version: u32) -> Plan {
-        Plan {
-            slot: "driftless_a".into(),
-            publication: "o'\"x".into(),
-            start: Lsn(0x1_0000_00FF),
-            version,
-            binary: true,
-            timeout: Duration::from_secs(2),
-            max_frame: 1 << 20,
-        }
-    }
-
-    #[test]
-    fn the_statement_asks_for_the_highest_version_and_quotes_names() {
-        let statement = plan(150_020).statement();
-        let expected = "START_REPLICATION SLOT \"driftless_a\" LOGICAL 1/FF (proto_version '3', \
-                        publication_names '\"o''\"\"x\"', streaming 'on', binary 'true')";
-        assert_eq!(statement, expected);
-        assert!(plan(130_000).statement().ends_with("(proto_version '1', publication_names '\"o''\"\"x\"')"));
-        assert!(plan(140_000).statement().contains("proto_version '2'"));
-        assert!(plan(170_002).statement().contains("proto_version '4'"));
-    }
-
-    #[test]
-    fn the_server_hears_from_us_well_before_its_patience_ends() {
-        assert!(plan(150_000).interval() < Duration::from_millis(700));
-        let unlimited = Plan { timeout: Duration::ZERO, ..plan(150_000) };
-        assert_eq!((unlimited.interval(), unlimited.patience()), (Duration::from_secs(10), Duration::from_secs(120)));
-    }
-
-    #[test]
-    fn a_lost_slot_is_a_gap_and_a_busy_one_is_not() {
-        let fault =
-            |code: &str, message: &str| refused(&ServerError { code: code.into(), message: message.into() }).fault();
-        assert_eq!(fault("42704", "replication slot \"x\" does not exist"), Fault::PositionLost);
-        assert_eq!(fault("55000", "can no longer get changes from replication slot \"x\""), Fault::PositionLost);
-        assert_eq!(fault("58P01", "requested WAL segment 0001 has already been removed"), Fault::PositionLost);
-        assert_eq!(fault("42704", "publication \"x\" does not exist"), Fault::Config);
-        assert_eq!(fault("55006", "replication slot \"x\" is active for PID 7"), Fault::Transient);
-        assert_eq!(fault("57P01", "terminating connection due to administrator command"), Fault::Transient);
-    }
-}
+#[path = "receiver_tests.rs"]
+mod tests;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 use crate::error::{Error, Result};
+use crate::kinds::postgres::catalog::SequenceValue;
 use crate::kinds::postgres::shape::{Column, Shape};
 use crate::kinds::postgres::wire::pgoutput::{Relation, RelationColumn};
 use crate::model::Table;
@@ -21,6 +22,8 @@ pub(super) trait Definitions: Send + Sync {
     fn shape(&self, oid: u32) -> Fut<'_, Option<Shape>>;
     /// A type as `format_type` prints it.
     fn type_name(&self, oid: u32, typmod: i32) -> Fut<'_, String>;
+    /// The sequences that are to be carried, as they are now.
+    fn sequences(&self) -> Fut<'_, Vec<SequenceValue>>;
     /// Whether the table is one that is replicated; publications made by others may hold more.
     fn takes(&self, schema: &str, name: &str) -> bool;
 }

@@ -14,6 +14,9 @@ impl Definitions for Catalog {
     fn type_name(&self, oid: u32, _: i32) -> Fut<'_, String> {
         Box::pin(async move { Ok(format!("type {oid}")) })
     }
+    fn sequences(&self) -> Fut<'_, Vec<SequenceValue>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
     fn takes(&self, schema: &str, _: &str) -> bool {
         schema == "public"
     }

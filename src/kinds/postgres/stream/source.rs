@@ -140,12 +140,14 @@ impl PostgresSource {
         *self.link.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&link));
         let partition = identity.partition(&name);
         let wanted = wanted(&self.options, &tables)?;
+        let definitions = Arc::new(Catalog::new(self.feed.clone(), client, wanted, binary, tables));
         PostgresTail::new(Setup {
             link,
             from: from.get(&partition).clone(),
             partition,
             pool: pool.clone(),
-            definitions: Arc::new(Catalog::new(self.feed.clone(), client, wanted, binary)),
+            with_sequences: definitions.has_sequences(),
+            definitions,
             state_dir: self.options.state_dir.clone(),
         })
     }

@@ -10,11 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hashbrown::HashMap;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::assemble::Assembler;
 use super::link::{End, Link, Supply};
 use super::relations::{Definitions, Relations};
+use super::sequences::{Reading, read_on};
 use super::spool::{BLOCK, Playback, Spool};
 use crate::error::{Error, Result};
 use crate::kinds::postgres::wire::frames::{self, Frame};
@@ -41,6 +43,7 @@ pub(super) struct Setup {
     pub(super) from: Position,
     pub(super) pool: Pool,
     pub(super) definitions: Arc<dyn Definitions>,
+    pub(super) with_sequences: bool,
     pub(super) state_dir: PathBuf,
 }
 
@@ -64,6 +67,9 @@ pub(super) struct PostgresTail {
     playback: Option<(Playback, Lsn)>,
     end: Option<Error>,
     last_empty: Option<Instant>,
+    /// What was read of sequences, and the task that reads.
+    sequences: Reading,
+    reader: Option<JoinHandle<()>>,
 }
 
 /// Why working off frames paused.
@@ -82,7 +88,9 @@ enum Pause {
 
 impl PostgresTail {
     pub(super) fn new(setup: Setup) -> Result<Self> {
-        let Setup { link, partition, from, pool, definitions, state_dir } = setup;
+        let Setup { link, partition, from, pool, definitions, with_sequences, state_dir } = setup;
+        let sequences = Reading::default();
+        let reader = with_sequences.then(|| read_on(Arc::clone(&definitions), sequences.clone()));
         Ok(Self {
             link,
             assembler: Assembler::new(partition.clone(), &from)?,
@@ -99,6 +107,8 @@ impl PostgresTail {
             playback: None,
             end: None,
             last_empty: None,
+            sequences,
+            reader,
         })
     }
 
@@ -128,6 +138,9 @@ impl PostgresTail {
             let mut batch = self.pool.take().await;
             self.assembler.begin(&mut batch);
             self.batch = Some(batch);
+        }
+        if self.reader.is_some() {
+            self.assembler.carry(self.sequences.take());
         }
         let pause = match self.playback {
             Some(_) => self.play()?,
@@ -387,5 +400,8 @@ impl Tail for PostgresTail {
 impl Drop for PostgresTail {
     fn drop(&mut self) {
         self.link.desert();
+        if let Some(reader) = self.reader.take() {
+            reader.abort();
+        }
     }
 }
