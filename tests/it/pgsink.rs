@@ -768,9 +768,9 @@ async fn proxy(server: &Pg) -> (u16, watch::Sender<u32>) {
             let mut watched = watched.clone();
             watched.mark_unchanged();
             tokio::spawn(async move {
-                let mut server = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
+                let mut behind = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
                 tokio::select! {
-                    _ = copy_bidirectional(&mut client, &mut server) => {}
+                    _ = copy_bidirectional(&mut client, &mut behind) => {}
                     _ = watched.changed() => {
                         drop(client);
                         // As after a partition of the network: the server learns nothing.
