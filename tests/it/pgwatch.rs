@@ -9,7 +9,7 @@ use driftless::model::{Batch, Checkpoint, Layout};
 use driftless::pool::Pool;
 use driftless::source::{Source, Tail};
 
-use crate::support::pg::Pg;
+use crate::support::pg::{self, Pg};
 use crate::support::scale::figure;
 
 const LIMIT: u64 = 16 << 20;
@@ -86,7 +86,7 @@ async fn a_slot_at_its_limit_is_dropped_although_nobody_takes_a_batch() {
     assert_eq!(error.fault(), Fault::PositionLost, "{error}");
     assert!(error.to_string().contains("held more WAL than max_retained"), "{error}");
     assert_eq!(site.slots(), "0");
-    let size = "select sum(size) / 1024 / 1024 from pg_ls_waldir()";
+    let size = "select (sum(size) / 1048576)::int8 from pg_ls_waldir()";
     let before = site.sql(size);
     site.sql("checkpoint");
     let there = site.sql(&format!("select count(*) from pg_ls_waldir() where name = '{oldest}'"));
@@ -115,6 +115,49 @@ async fn a_slot_at_its_limit_is_dropped_although_nobody_takes_a_batch() {
         assert!(Instant::now() < deadline, "the slot is dropped without a stream too");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_the_role_may_not_publish_is_told_with_its_statement_and_copied_once_somebody_ran_it() {
+    let server = pg::primary();
+    let database = server.database("foreign");
+    let role = format!("reader_of_{database}");
+    let sql = |text: &str| server.psql(&database, text);
+    sql(&format!(
+        "create role {role} login replication password '{0}'; grant create on database {database} to {role};
+         create table ours (id int primary key); alter table ours owner to {role}",
+        pg::PASSWORD
+    ));
+    let state = tempfile::tempdir().unwrap();
+    let url = server.url(&database).replace("//postgres:", &format!("//{role}:"));
+    let mut options = Options::new(&database, url);
+    options.layout = Layout::Raw;
+    options.tables = vec!["public.*".into()];
+    options.state_dir = state.path().to_owned();
+    let source = PostgresSource::new(&options).unwrap();
+    let pool = Pool::new(4, 16 << 10);
+    let pinned = source.pin().await.unwrap();
+    sql(&format!("create table theirs (id int primary key); grant select on theirs to {role}"));
+    let tail = source.tail(&pinned, &pool).await.expect("the others are streamed");
+    let concern = source.concern().expect("it is told");
+    let (_, statement) = concern.split_once("run: ").unwrap();
+    assert!(statement.starts_with("alter publication") && statement.contains("theirs"), "{concern}");
+    drop(tail);
+    sql(statement);
+    let error = source.tail(&pinned, &pool).await.err().expect("what it held was never copied");
+    assert_eq!(error.fault(), Fault::PositionLost, "{error}");
+    assert!(error.to_string().contains("theirs") && source.concern().is_none(), "{error}");
+    let pinned = source.pin().await.unwrap();
+    drop(source.tail(&pinned, &pool).await.unwrap());
+    // One of our own is added without a word.
+    sql(&format!("create table later (id int primary key); alter table later owner to {role}"));
+    let error = source.tail(&pinned, &pool).await.err().expect("the next pin brings it");
+    assert_eq!(error.fault(), Fault::PositionLost, "{error}");
+    source.pin().await.unwrap();
+    assert_eq!(sql("select count(*) from pg_publication_tables where tablename = 'later'"), "1");
+    drop(source);
+    let slot = options.slot();
+    sql(&format!("select pg_drop_replication_slot('{slot}')"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
