@@ -81,13 +81,7 @@ pub(crate) async fn run(
             }
         };
         match attempt.event(came).await? {
-            Event::Came(Came::Batch(batch)) => {
-                if cfg!(mutate = "keepalive_to_slot") && batch.is_empty() {
-                    let upto = [(batch.partition.clone(), batch.upto().clone())].into_iter().collect();
-                    tail.release(&upto).await?;
-                }
-                attempt.dispatcher.batch(batch)?;
-            }
+            Event::Came(Came::Batch(batch)) => arrived(attempt, tail.as_mut(), batch).await?,
             Event::Came(Came::Head(head)) => {
                 target = None;
                 settling = Settling::Until(plan::tail(&head));
@@ -109,6 +103,15 @@ pub(crate) async fn run(
     drop(comparer);
     attempt.drain().await?;
     tail.release(&plan::tail(attempt.dispatcher.frontier().checkpoint())).await
+}
+
+/// A batch of the tail, be it empty, goes the one way there is.
+async fn arrived(attempt: &mut Attempt<'_>, tail: &mut dyn Tail, batch: Batch) -> Result<()> {
+    if cfg!(mutate = "keepalive_to_slot") && batch.is_empty() {
+        let upto = [(batch.partition.clone(), batch.upto().clone())].into_iter().collect();
+        tail.release(&upto).await?;
+    }
+    attempt.dispatcher.batch(batch)
 }
 
 /// What happens between two waits.
