@@ -23,6 +23,7 @@ pub(super) async fn run(config: Config, options: &Follow, printer: Printer) -> R
     let stopped = signals::listen()?;
     let shown: Vec<Shared> = work.statuses().iter().map(|(shared, _)| shared.clone()).collect();
     let metrics = telemetry::start_metrics()?;
+    tokio::spawn(telemetry::upkeep(metrics.clone()));
     let board = Arc::new(Board { pipelines: work.statuses().to_vec(), metrics });
     if let Some(address) = config.listen {
         let server = Server::bind(address).await?;

@@ -36,6 +36,18 @@ enum Came {
     Repair(Option<RepairRequest>),
 }
 
+/// What goes on beside the tail.
+struct Beside<'p> {
+    desk: &'p Desk,
+    /// The walk that is under way.
+    comparer: Option<Fut<'p, Tally>>,
+    /// Who asked for it; `None` for the walk that heals.
+    asked: Option<RepairRequest>,
+    /// The head that decides about consistency.
+    target: Option<Fut<'p, Checkpoint>>,
+    settling: Settling,
+}
+
 /// Follows until told to stop.
 pub(crate) async fn run(
     attempt: &mut Attempt<'_>,
@@ -47,71 +59,87 @@ pub(crate) async fn run(
     let checkpoint = attempt.dispatcher.frontier().checkpoint().clone();
     let mut tail = pipeline.source.tail(&plan::tail(&checkpoint), &attempt.pool).await?;
     let desk = Desk::default();
-    let healing = matches!(plan, Plan::Heal { .. });
-    let mut comparer: Option<Fut<'_, Tally>> = None;
-    let mut asked: Option<RepairRequest> = None;
-    let mut settling = Settling::WantHead;
-    if let Plan::Heal { generation } = plan {
-        comparer = Some(Box::pin(compare(attempt, &desk).heal(generation, checkpoint)));
-        settling = Settling::Walking;
-        attempt.state(State::Gap, "healing by difference");
-    } else {
-        attempt.state(State::CatchingUp, "catching up");
-    }
-    let mut target: Option<Fut<'_, Checkpoint>> = None;
+    let mut beside = Beside::new(attempt, &desk, &plan, checkpoint);
     loop {
         turn(attempt, tail.as_mut(), &desk).await?;
         // A head that somebody waits for may still name what has ended.
-        if comparer.is_none() && matches!(settling, Settling::Done) {
+        if beside.comparer.is_none() && matches!(beside.settling, Settling::Done) {
             forget_ended(attempt)?;
         }
-        if matches!(settling, Settling::WantHead) && target.is_none() {
-            target = Some(pipeline.source.head());
+        if matches!(beside.settling, Settling::WantHead) && beside.target.is_none() {
+            beside.target = Some(pipeline.source.head());
         }
-        settled(attempt, &mut settling, made_progress);
-        show(attempt, &settling);
-        let came = async {
-            tokio::select! {
-                biased;
-                tally = wait(&mut comparer) => Ok(Came::Compared(tally)),
-                () = desk.placed() => Ok(Came::Order),
-                head = wait(&mut target) => Ok(Came::Head(head?)),
-                batch = tail.next() => Ok(Came::Batch(batch?)),
-                request = repairs.recv(), if asked.is_none() && !healing_now(&settling) => Ok(Came::Repair(request)),
+        settled(attempt, &mut beside.settling, made_progress);
+        show(attempt, &beside.settling);
+        match attempt.event(beside.next(tail.as_mut(), repairs)).await? {
+            Event::Came(Came::Batch(batch)) => {
+                if cfg!(mutate = "keepalive_to_slot") && batch.is_empty() {
+                    let upto = [(batch.partition.clone(), batch.upto().clone())].into_iter().collect();
+                    tail.release(&upto).await?;
+                }
+                attempt.dispatcher.batch(batch)?;
             }
-        };
-        match attempt.event(came).await? {
-            Event::Came(Came::Batch(batch)) => arrived(attempt, tail.as_mut(), batch).await?,
-            Event::Came(Came::Head(head)) => {
-                target = None;
-                settling = Settling::Until(plan::tail(&head));
-            }
-            Event::Came(Came::Compared(tally)) => {
-                comparer = None;
-                settling = if healing && asked.is_none() { Settling::WantHead } else { settling };
-                compared(attempt, tally, asked.take())?;
-            }
-            Event::Came(Came::Repair(Some(request))) => {
-                asked = Some(request);
-                comparer = Some(Box::pin(compare(attempt, &desk).repair()));
-            }
-            Event::Came(Came::Repair(None)) => asked = Some(oneshot::channel().0),
-            Event::Came(Came::Order) | Event::Look => {}
+            Event::Came(came) => beside.take(attempt, came)?,
+            Event::Look => {}
             Event::Stop => break,
         }
     }
-    drop(comparer);
+    drop(beside);
     attempt.drain().await?;
     tail.release(&plan::tail(attempt.dispatcher.frontier().checkpoint())).await
 }
 
-/// A batch of the tail, be it empty, goes the one way there is.
-async fn arrived(attempt: &mut Attempt<'_>, tail: &mut dyn Tail, batch: Batch) -> Result<()> {
-    if cfg!(mutate = "keepalive_to_slot") && batch.is_empty() {
-        let upto = [(batch.partition.clone(), batch.upto().clone())].into_iter().collect();
-        tail.release(&upto).await?;
+impl<'p> Beside<'p> {
+    /// Begins the walk that heals, if there is one to be made.
+    fn new(attempt: &Attempt<'p>, desk: &'p Desk, plan: &Plan, checkpoint: Checkpoint) -> Self {
+        let mut beside = Self { desk, comparer: None, asked: None, target: None, settling: Settling::WantHead };
+        if let Plan::Heal { generation } = *plan {
+            beside.comparer = Some(Box::pin(compare(attempt, desk).heal(generation, checkpoint)));
+            beside.settling = Settling::Walking;
+            attempt.state(State::Gap, "healing by difference");
+        } else {
+            attempt.state(State::CatchingUp, "catching up");
+        }
+        beside
     }
-    attempt.dispatcher.batch(batch)
+
+    /// Waits for whatever comes first. Cancel-safe.
+    async fn next(&mut self, tail: &mut dyn Tail, repairs: &mut mpsc::Receiver<RepairRequest>) -> Result<Came> {
+        let may_ask = self.asked.is_none() && !matches!(self.settling, Settling::Walking);
+        tokio::select! {
+            biased;
+            tally = wait(&mut self.comparer) => Ok(Came::Compared(tally)),
+            () = self.desk.placed() => Ok(Came::Order),
+            head = wait(&mut self.target) => Ok(Came::Head(head?)),
+            batch = tail.next() => Ok(Came::Batch(batch?)),
+            request = repairs.recv(), if may_ask => Ok(Came::Repair(request)),
+        }
+    }
+
+    /// Takes note of what came and is no batch.
+    fn take(&mut self, attempt: &Attempt<'p>, came: Came) -> Result<()> {
+        match came {
+            Came::Head(head) => {
+                self.target = None;
+                self.settling = Settling::Until(plan::tail(&head));
+            }
+            Came::Compared(tally) => {
+                self.comparer = None;
+                if matches!(self.settling, Settling::Walking) {
+                    self.settling = Settling::WantHead;
+                }
+                compared(attempt, tally, self.asked.take())?;
+            }
+            Came::Repair(Some(request)) => {
+                self.asked = Some(request);
+                self.comparer = Some(Box::pin(compare(attempt, self.desk).repair()));
+            }
+            // Nobody is left who could ask; an answer that nobody waits for keeps the question from being asked again.
+            Came::Repair(None) => self.asked = Some(oneshot::channel().0),
+            Came::Batch(_) | Came::Order => {}
+        }
+        Ok(())
+    }
 }
 
 /// What happens between two waits.
@@ -212,10 +240,6 @@ fn show(attempt: &Attempt<'_>, settling: &Settling) {
             reason.clone_into(&mut status.reason);
         }
     });
-}
-
-fn healing_now(settling: &Settling) -> bool {
-    matches!(settling, Settling::Walking)
 }
 
 /// Waits for a future that may not be there.

@@ -110,6 +110,10 @@ impl Lane {
     /// The next thing to do. Must not be called while [`Limits::in_flight`] commits are under way.
     pub fn next(&mut self, now: Duration, wall: Micros) -> Result<Action> {
         assert!(self.in_flight.len() < self.limits.in_flight, "the window of unanswered commits is bounded");
+        while self.queue.front().is_some_and(|work| matches!(work, Work::Flush)) {
+            self.queue.pop_front();
+            self.flush = true;
+        }
         if let Some(mark) = self.take_mark(now) {
             return Ok(mark);
         }
@@ -444,5 +448,62 @@ impl Share {
     fn bytes(&self, pick: usize) -> usize {
         let row = self.batch.row(self.change(pick));
         row.key.len() + row.body.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds::memory;
+    use crate::model::Batch;
+    use crate::model::Steps;
+
+    fn lane() -> Lane {
+        let limits = Limits { changes: 10, bytes: 1 << 20, stage: true, in_flight: 4 };
+        Lane::new(limits, Arc::from(memory::bridge(Vec::new())), &LaneRecord::default(), Duration::ZERO)
+    }
+
+    fn share(seq: u64, from: u8, to: u8) -> Work {
+        let mut batch = Batch::unpooled();
+        let base = if from == 0 { Position::Start } else { Position::at([from]) };
+        batch.begin(&PartitionId::new("p"), base, Steps::Ordinal);
+        batch.mark(Position::at([to]));
+        Work::Share(Share { seq, batch: Arc::new(batch), picks: None })
+    }
+
+    fn sent(lane: &mut Lane, now: Duration) -> Option<Arc<Commit>> {
+        match lane.next(now, 0).unwrap() {
+            Action::Commit(commit) => Some(commit),
+            Action::Wait(_) => None,
+            Action::Stage(_) => panic!("nothing here is large"),
+        }
+    }
+
+    #[test]
+    fn positions_without_changes_are_kept_back_for_a_second_and_written_in_one_commit() {
+        let mut lane = lane();
+        lane.push(share(1, 0, 1));
+        assert!(sent(&mut lane, Duration::ZERO).is_none());
+        lane.push(share(2, 1, 2));
+        assert!(sent(&mut lane, Duration::from_millis(500)).is_none());
+        let commit = sent(&mut lane, Duration::from_millis(1_000)).expect("a second has passed");
+        assert_eq!(commit.upto.get(&PartitionId::new("p")), &Position::at([2]));
+        assert_eq!(lane.landed(Duration::from_secs(1)), 2);
+    }
+
+    #[test]
+    fn a_mark_behind_a_flush_is_sent_at_once() {
+        let mut lane = lane();
+        lane.push(Work::Flush);
+        lane.push(Work::Mark { seq: 1, forget: vec![], upto: vec![(PartitionId::new("!loaded"), Position::End)] });
+        assert!(sent(&mut lane, Duration::ZERO).is_some_and(|commit| commit.upto.len() == 1));
+    }
+
+    #[test]
+    fn a_hole_between_two_shares_stops_the_lane() {
+        let mut lane = lane();
+        lane.push(share(1, 3, 4));
+        let error = lane.next(Duration::ZERO, 0).expect_err("what lies before 3 is missing");
+        assert_eq!(error.fault(), crate::error::Fault::Bug);
     }
 }

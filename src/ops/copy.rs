@@ -31,6 +31,7 @@ pub async fn copy(
             route.stream
         )));
     };
+    route.meet().await?;
     let owner = ownership.owner().clone();
     let work = work::pipeline(&route, config, pipeline, owner, takeover, status, stop)?;
     let Some(copied) = work.run_once().await? else { return Ok(None) };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::bridge::Bridge;
 use crate::config::{Config, Lanes, Pipeline};
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::kinds::bridges::bridge;
 use crate::kinds::open::{Endpoint, Side, Wanted, one_place, open};
 use crate::model::{Kind, Layout, Scope, StreamId};
@@ -55,6 +55,33 @@ impl Route {
             source,
             sink,
         })
+    }
+}
+
+impl Route {
+    /// Asks both sides who they are, before anything is claimed: a host that is not there, a password that is refused and
+    /// one database under two names are found here. A source that is away is no reason to stop a stream that the sink
+    /// knows already: then it is waited for.
+    ///
+    /// # Errors
+    /// Config, if both sides are one place; else what the side that did not answer says.
+    pub async fn meet(&self) -> Result<()> {
+        let sink = self.sink.identity().await?;
+        let source = match self.source.identity().await {
+            Ok(source) => source,
+            Err(error) if error.fault() == Fault::Transient => match &self.sink.sink {
+                Some(sink) if sink.inspect(&self.stream).await?.is_some() => return Ok(()),
+                _ => return Err(error),
+            },
+            Err(error) => return Err(error),
+        };
+        if source.is_some() && source == sink {
+            return Err(Error::config(format!(
+                "open {}: `src` and `dst` are the same database; a replica needs a place of its own",
+                self.stream
+            )));
+        }
+        Ok(())
     }
 }
 

@@ -86,6 +86,7 @@ async fn one(
         Err(error) if error.fault() == Fault::Stopped => return Ok(()),
         Err(error) => return Err(named(error)),
     };
+    route.meet().await.map_err(named)?;
     let (requests, mut repairs) = mpsc::channel(1);
     let control = Server::bind(&route.local)?;
     let (over, ended) = watch::channel(false);

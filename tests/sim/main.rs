@@ -6,13 +6,14 @@
 //! source or a sink that is set back; somebody else who writes to the sink (`run.rs`). What must hold is in `oracle.rs`.
 //!
 //! A failing seed prints the one command that replays it; with `DRIFTLESS_TRACE=1` that tells what happened.
-#![allow(clippy::unwrap_used, missing_docs, dead_code)] // Tests stop at the first surprise.
+#![allow(clippy::unwrap_used, missing_docs)] // Tests stop at the first surprise.
 
 mod faults;
 mod machine;
 mod oracle;
 mod rng;
 mod run;
+mod stories;
 mod writer;
 
 use std::sync::Mutex;

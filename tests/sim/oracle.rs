@@ -9,11 +9,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use driftless::engine::plan::{self, Plan};
 use driftless::engine::route::Router;
-use driftless::kinds::memory::{Body, Landed, MemorySink, SinkRows, Version, World};
+use driftless::kinds::memory::{Body, Landed, MemorySink, Version, World};
 use driftless::model::{Checkpoint, Position, StreamId};
 use driftless::sink::Sink;
 
-type Row = (String, Vec<u8>);
+/// Table, as the world counts them, and key.
+type Row = (u16, Vec<u8>);
 
 /// What is known of one lane.
 #[derive(Clone, Default)]
@@ -39,7 +40,7 @@ pub struct Oracle {
     extent: String,
     tables: Vec<String>,
     lanes: Vec<Lane>,
-    mirror: SinkRows,
+    mirror: BTreeMap<Row, Vec<u8>>,
     /// How far each key's history has been seen at the sink: an index, or -1 for the time before its first version. Only
     /// for keys of lanes that were consistent once.
     seen: BTreeMap<Row, isize>,
@@ -68,7 +69,7 @@ impl Oracle {
             extent: extent.to_owned(),
             tables: tables.iter().map(|name| (*name).to_owned()).collect(),
             lanes: vec![Lane::default(); usize::from(lanes)],
-            mirror: sink.rows(),
+            mirror: BTreeMap::new(),
             seen: BTreeMap::new(),
             meddled: BTreeSet::new(),
             durable: Checkpoint::default(),
@@ -91,7 +92,7 @@ impl Oracle {
     /// have been released.
     pub fn forget(&mut self) {
         drop(self.sink.landed());
-        self.mirror = self.sink.rows();
+        self.mirror = self.sink.rows().into_iter().map(|((table, key), body)| (self.row(&table, &key), body)).collect();
         self.seen.clear();
         self.meddled.clear();
         let record = self.sink.record(&self.stream);
@@ -105,12 +106,18 @@ impl Oracle {
     }
 
     /// Somebody else has changed a row of the sink.
-    pub fn meddle(&mut self, row: Row, body: Option<Vec<u8>>) {
+    pub fn meddle(&mut self, (table, key): (String, Vec<u8>), body: Option<Vec<u8>>) {
+        let row = self.row(&table, &key);
         match body {
             Some(body) => drop(self.mirror.insert(row.clone(), body)),
             None => drop(self.mirror.remove(&row)),
         }
         self.meddled.insert(row);
+    }
+
+    fn row(&self, table: &str, key: &[u8]) -> Row {
+        let index = self.tables.iter().position(|name| name == table).expect("the sink has the world's tables");
+        (index as u16, key.to_vec())
     }
 
     /// Whether every lane is consistent by the oracle's own account.
@@ -156,12 +163,14 @@ impl Oracle {
         lane.number = landed.number;
         self.checkpoint(number, landed)?;
         for table in &landed.cleared {
-            self.mirror.retain(|(name, _), _| name != table);
+            let (cleared, _) = self.row(table, &[]);
+            self.mirror.retain(|(table, _), _| *table != cleared);
         }
-        for (row, body) in &landed.rows {
+        for ((table, key), body) in &landed.rows {
+            let row = self.row(table, key);
             match body {
-                Some(body) => drop(self.mirror.insert(row.clone(), body.clone())),
-                None => drop(self.mirror.remove(row)),
+                Some(body) => drop(self.mirror.insert(row, body.clone())),
+                None => drop(self.mirror.remove(&row)),
             }
         }
         self.settle();
@@ -228,20 +237,19 @@ impl Oracle {
         let (mirror, seen, meddled) = (&self.mirror, &mut self.seen, &mut self.meddled);
         let (router, tables) = (&self.router, &self.tables);
         self.world.history(|history| {
-            for ((table, key), versions) in history {
-                let table = &tables[usize::from(*table)];
+            for (row, versions) in history {
+                let (table, key) = (&tables[usize::from(row.0)], &row.1);
                 if router.lane(table, key) != number {
                     continue;
                 }
-                let row = (table.clone(), key.clone());
-                let state = mirror.get(&row).map(|body| &body[..]);
+                let state = mirror.get(row).map(|body| &body[..]);
                 let name = || format!("lane {number}, {table}{}", String::from_utf8_lossy(key));
                 let due = due(versions, &lane.passed);
                 let shown = |index: isize| if index < 0 { None } else { versions[index as usize].body.as_deref() };
                 if lane.consistent && state == shown(due) {
-                    meddled.remove(&row);
+                    meddled.remove(row);
                 }
-                if meddled.contains(&row) {
+                if meddled.contains(row) {
                     continue;
                 }
                 if lane.consistent && state != shown(due) {
@@ -267,7 +275,7 @@ impl Oracle {
                 if lane.consistent {
                     seen.entry(row.clone()).or_insert(due);
                 }
-                let Some(before) = seen.get_mut(&row) else { continue };
+                let Some(before) = seen.get_mut(row) else { continue };
                 // While a gap heals, a partial update may meet a row that missed what came before it: then the row is of
                 // the right moment and not whole, until the walk comes by.
                 if self.moves && !lane.consistent {
@@ -297,7 +305,8 @@ impl Oracle {
     /// P1: the sink is the source.
     pub fn equal(&self) -> Result<(), String> {
         let (source, sink) = (self.world.rows(), self.sink.rows());
-        if sink != self.mirror {
+        let seen = sink.iter().map(|((table, key), body)| (self.row(table, key), body));
+        if !seen.eq(self.mirror.iter().map(|(row, body)| (row.clone(), body))) {
             return Err("the oracle's mirror is not the sink: something landed that was not told".into());
         }
         let keys: BTreeSet<_> = source.keys().chain(sink.keys()).collect();

@@ -3,14 +3,13 @@
 //! First chaos for a number of steps, the oracle looking after each of them; then quiet: faults off, one process left, and
 //! within bounded time the sink must be the source.
 
-use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use driftless::engine::heal::Tally;
 use driftless::engine::pipeline::{Pipeline, RepairRequest, Settings};
-use driftless::engine::status::{Shared, State};
+use driftless::engine::status::{Shared, State, Status};
 use driftless::error::{Fault, Result as Outcome};
 use driftless::kinds::memory::{Backup, Body, MemorySink, SinkBackup, World, bridge};
 use driftless::model::{Owner, Scope, StreamId};
@@ -184,6 +183,29 @@ impl Run {
         Self::with(shape, writer, rng, trace)
     }
 
+    /// What a story begins with: nothing happens but what it tells.
+    pub fn story(lanes: u16, shards: u8) -> Self {
+        let limits = Limits { changes: 8, bytes: 1 << 20, stage: true, in_flight: 2 };
+        let shape = Shape {
+            tables: vec![""],
+            shards,
+            lanes,
+            limits,
+            batch_bytes: 100,
+            lagging: false,
+            frozen_views: false,
+            parallel: 2,
+            preload: 0,
+            steps: 0,
+            rates: Rates::default(),
+        };
+        let mut rng = Rng::new(7);
+        let writer = Writer::new(&mut rng, 1, false);
+        let run = Self::with(shape, writer, rng, std::env::var_os("DRIFTLESS_TRACE").is_some());
+        run.faults_on.store(false, Ordering::Relaxed);
+        run
+    }
+
     pub fn with(shape: Shape, writer: Writer, mut rng: Rng, trace: bool) -> Self {
         let world = World::new(&shape.tables, shape.shards)
             .with_lagging_readers(shape.lagging)
@@ -230,7 +252,7 @@ impl Run {
         }
     }
 
-    fn now(&self) -> Duration {
+    pub fn now(&self) -> Duration {
         use driftless::engine::clock::Clock;
         self.machine.clock.now()
     }
@@ -373,6 +395,61 @@ impl Run {
         self.report.crashes += 1;
     }
 
+    /// Lets the machine run until something is so.
+    pub fn until(&mut self, what: &str, mut is_so: impl FnMut(&mut Self) -> bool) {
+        for _ in 0..20_000 {
+            if is_so(self) {
+                return;
+            }
+            if !self.machine.step(&mut self.rng) && !self.machine.jump() {
+                self.machine.clock.advance(Duration::from_millis(100));
+            }
+            self.look().unwrap();
+        }
+        panic!("it never came to this: {what}");
+    }
+
+    /// Lets the machine run until the sink is the source and every process that says so is right.
+    pub fn until_equal(&mut self) {
+        self.until("the sink is the source", |run| run.oracle.is_consistent() && run.oracle.equal().is_ok());
+    }
+
+    /// What a process says of itself; nothing once it has ended.
+    pub fn status(&self, pid: Pid) -> Option<Status> {
+        self.processes.iter().find(|process| process.pid == pid).map(|process| process.status.get())
+    }
+
+    /// Stops a process, or lets it go on.
+    pub fn freeze_one(&mut self, pid: Pid, frozen: bool) {
+        self.machine.freeze(pid, frozen);
+        self.processes.iter_mut().filter(|process| process.pid == pid).for_each(|process| process.frozen = frozen);
+    }
+
+    /// Sets the sink back; whoever was connected is gone.
+    pub fn restore_sink(&mut self, backup: &SinkBackup) {
+        self.say(|_| "the sink is set back".into());
+        self.kill_all();
+        self.sink.restore(backup);
+        self.gap_is_due = true;
+        self.oracle.forget();
+    }
+
+    /// Sets the source back.
+    pub fn restore_source(&mut self, backup: &Backup, new_lineage: bool) {
+        self.say(|_| "the source is set back".into());
+        self.world.restore(backup, new_lineage);
+        self.gap_is_due = true;
+        self.processes.iter_mut().for_each(|process| process.fresh = false);
+        self.oracle.forget_source();
+    }
+
+    /// The source forgets its history.
+    pub fn trim(&mut self) {
+        self.say(|_| "the source forgets its history".into());
+        self.gap_is_due = true;
+        self.world.trim();
+    }
+
     fn kill_all(&mut self) {
         let all: Vec<_> = self.processes.iter().map(|process| process.pid).collect();
         all.into_iter().for_each(|pid| self.kill(pid));
@@ -455,7 +532,7 @@ impl Run {
             }
             Event::Freeze => self.freeze(),
             Event::Second => self.second(),
-            Event::Gap => self.gap(),
+            Event::Gap => self.trim(),
             Event::SinkBack => self.sink_back(),
             Event::SourceBack => self.source_back(),
             Event::Meddle => self.meddle(),
@@ -504,21 +581,11 @@ impl Run {
         }
     }
 
-    fn gap(&mut self) {
-        self.say(|_| "the source forgets its history".into());
-        self.gap_is_due = true;
-        self.world.trim();
-    }
-
     fn sink_back(&mut self) {
         match &self.sink_backup {
             Some(backup) if self.rng.coin() => {
                 let backup = backup.clone();
-                self.say(|_| "the sink is set back".into());
-                self.kill_all();
-                self.sink.restore(&backup);
-                self.gap_is_due = true;
-                self.oracle.forget();
+                self.restore_sink(&backup);
             }
             _ => self.sink_backup = Some(self.sink.backup()),
         }
@@ -528,11 +595,7 @@ impl Run {
         match &self.world_backup {
             Some(backup) if self.rng.coin() => {
                 let backup = backup.clone();
-                self.say(|_| "the source is set back".into());
-                self.world.restore(&backup, true);
-                self.gap_is_due = true;
-                self.processes.iter_mut().for_each(|process| process.fresh = false);
-                self.oracle.forget_source();
+                self.restore_source(&backup, true);
             }
             _ => self.world_backup = Some(self.world.backup()),
         }
@@ -612,9 +675,8 @@ impl Run {
         }
         let [process] = &self.processes[..] else { return false };
         let epoch = self.sink.record(&self.stream).and_then(|record| record.lanes.iter().map(|lane| lane.epoch).max());
-        let follows = |status: &mut driftless::engine::status::Status| {
-            status.consistent && status.state == State::Following && Some(status.epoch) == epoch
-        };
+        let follows =
+            |status: &mut Status| status.consistent && status.state == State::Following && Some(status.epoch) == epoch;
         if !process.status.update(follows) {
             return false;
         }
@@ -647,10 +709,5 @@ impl Run {
             Some(Ok(())) => self.oracle.equal(),
             other => Err(format!("told to stop, process {pid} as {} ended with {other:?}", self.processes[0].owner)),
         }
-    }
-
-    /// Pids of all processes, oldest first.
-    pub fn pids(&self) -> BTreeSet<Pid> {
-        self.processes.iter().map(|process| process.pid).collect()
     }
 }
