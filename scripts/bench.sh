@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 
 echo "machine: $(nproc) cores, $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), load $(cut -d' ' -f1 /proc/loadavg)"
 case "${1:-}" in
-  own) cargo bench --locked --bench pipeline ;;
+  own) cargo bench --locked --bench pipeline && cargo bench --locked --bench delay ;;
   peers) cargo bench --locked --bench peers ;;
   *) echo "usage: bench.sh own|peers" >&2; exit 2 ;;
 esac

@@ -39,6 +39,14 @@ pub mod names {
     pub const WALK_ROWS: &str = "driftless_walk_rows";
     /// Rows found missing, different or extra, and written.
     pub const REPAIRED: &str = "driftless_repaired_rows_total";
+    /// Bytes of log that the source keeps for the stream.
+    pub const RETAINED: &str = "driftless_source_retained_bytes";
+    /// Bytes that the source may still write before it gives the stream up by itself.
+    pub const RETAINED_SAFE: &str = "driftless_source_safe_bytes";
+    /// 1 for the `wal_status` of the slot, 0 for the others; label `status`.
+    pub const WAL_STATUS: &str = "driftless_source_wal_status";
+    /// Tables of the source that are meant and not replicated.
+    pub const UNREPLICATED: &str = "driftless_unreplicated_tables";
     /// 1 if `/readyz` says yes.
     pub const READY: &str = "driftless_ready";
 }
@@ -121,5 +129,13 @@ fn describe() {
     describe_gauge!(names::EPOCH, "Epoch of the claim; grows when the stream changes hands");
     describe_gauge!(names::WALK_ROWS, Unit::Count, "Rows read by the walk that is under way, or was last");
     describe_counter!(names::REPAIRED, Unit::Count, "Rows found missing, different or extra, and written");
+    describe_gauge!(names::RETAINED, Unit::Bytes, "Bytes of log that a PostgreSQL source keeps for the slot");
+    describe_gauge!(names::RETAINED_SAFE, Unit::Bytes, "Bytes until the server gives the slot up; NaN without a limit");
+    describe_gauge!(names::WAL_STATUS, "1 for the wal_status of the slot");
+    describe_gauge!(
+        names::UNREPLICATED,
+        Unit::Count,
+        "Tables of the source that `tables` means and that are not replicated"
+    );
     describe_gauge!(names::READY, "1 if /readyz says yes");
 }

@@ -225,6 +225,24 @@ async fn a_commit_lands_with_its_checkpoint_and_only_once() {
 }
 
 #[tokio::test]
+async fn the_server_itself_refuses_the_later_twin_of_a_commit() {
+    let (server, database, table) = plain_table();
+    let sink = raw_sink(server, &database);
+    let (_, mut writer) = claimed(&sink, None).await;
+    writer.commit(commit(1, vec![put(&table, &[Some("1"), Some("a")])])).await.unwrap();
+    // As if the same commit had landed on a way of which the writer knows nothing.
+    server.psql(&database, "update driftless.lane set number = 2");
+    writer.commit(commit(2, vec![put(&table, &[Some("1"), Some("twin")])])).await.unwrap();
+    assert_eq!(server.psql(&database, "select v from t"), "a");
+    assert_eq!(position(server, &database), "2 pg/1/1/slot@00000001");
+
+    server.psql(&database, "update driftless.lane set number = 0");
+    let error = writer.commit(commit(3, vec![put(&table, &[Some("1"), Some("lost")])])).await.unwrap_err();
+    assert_eq!(error.fault(), Fault::Bug, "{error}");
+    assert_eq!(server.psql(&database, "select v from t"), "a");
+}
+
+#[tokio::test]
 async fn a_commit_that_fails_leaves_neither_rows_nor_a_checkpoint() {
     let (server, database, table) = plain_table();
     server.psql(&database, "alter table t add constraint short check (length(v) < 5)");
@@ -768,9 +786,9 @@ async fn proxy(server: &Pg) -> (u16, watch::Sender<u32>) {
             let mut watched = watched.clone();
             watched.mark_unchanged();
             tokio::spawn(async move {
-                let mut server = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
+                let mut behind = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
                 tokio::select! {
-                    _ = copy_bidirectional(&mut client, &mut server) => {}
+                    _ = copy_bidirectional(&mut client, &mut behind) => {}
                     _ = watched.changed() => {
                         drop(client);
                         // As after a partition of the network: the server learns nothing.

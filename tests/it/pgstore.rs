@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use driftless::error::Fault;
 use driftless::kinds::postgres::catalog::{self, Need, Pattern, Scope};
+use driftless::kinds::postgres::rowcodec;
 use driftless::kinds::postgres::shape::{Identity, Shape};
 use driftless::kinds::postgres::store::PgStore;
 use driftless::kinds::postgres::{Endpoint, Options};
@@ -738,4 +739,74 @@ async fn a_scanned_row_is_byte_for_byte_what_the_stream_sends() {
         let body: String = rows.values().next().unwrap().iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(body, streamed.lines().next().unwrap());
     }
+}
+
+#[tokio::test]
+async fn a_raw_sink_is_read_by_the_sources_keys_and_forms() {
+    let (source, sink) = (pg::primary(), pg::secondary());
+    let (from, to) = (source.database("like_from"), sink.database("like_to"));
+    let scope = || raw(&["public.*"]);
+    let held = PgStore::raw_sink(&endpoint(sink, &to), &endpoint(source, &from), scope());
+    let mood = "create type mood as enum ('a', 'b');";
+    let rows = "insert into t (m, id, v) values ('b', -1, array['x', null]), ('a', 2, '{}'), ('b', 3, null)";
+    source.psql(&from, &format!("{mood} create table t (m mood, id int, v text[], primary key (m, id)); {rows}"));
+    let store = raw_source(source, &from, &["public.*"]);
+    let table = store.tables().await.unwrap().remove(0);
+    let originals = all(&store, 1, 100).await;
+    let keys: Vec<&[u8]> = originals.keys().map(|(_, key)| &key[..]).collect();
+
+    // Before the table is there, it is empty.
+    assert!(held.tables().await.unwrap().is_empty() && held.ranges(4).await.unwrap().is_empty());
+    assert!(held.get(&table, &keys, Batch::unpooled()).await.unwrap().is_empty());
+
+    // Other object ids, another order of columns, another key and a column more make no difference.
+    sink.psql(&to, "create type one_more as enum ('x')");
+    let columns = "more regclass, v text[], id int, m mood, primary key (id, m)";
+    sink.psql(&to, &format!("{mood} create table t ({columns}); {rows}"));
+    let copies = all(&held, 1, 100).await;
+    assert_eq!(copies.keys().collect::<Vec<_>>(), originals.keys().collect::<Vec<_>>());
+    let found = held.get(&table, &keys, Batch::unpooled()).await.unwrap();
+    assert_eq!(found.len(), 3);
+    let (shape, like) = (Shape::of(&table).unwrap(), Shape::of(&held.tables().await.unwrap()[0]).unwrap());
+    for row in found.rows() {
+        let original = &originals[&("public.t".to_owned(), row.key.to_vec())];
+        assert!(rowcodec::same((&shape, original), (&like, row.body)).unwrap());
+    }
+    sink.psql(&to, "update t set v = '{y}' where id = 2");
+    let changed = all(&held, 1, 100).await;
+    let differ = |(key, body): (&_, &Vec<u8>)| !rowcodec::same((&shape, &originals[key]), (&like, body)).unwrap();
+    assert_eq!(changed.iter().filter(|(key, body)| differ((*key, *body))).count(), 1);
+}
+
+#[tokio::test]
+async fn a_column_that_came_later_is_in_the_rows_that_are_asked_for_with_it() {
+    let server = pg::primary();
+    let database = server.database("later");
+    server.psql(&database, "create table t (id int primary key); insert into t values (1)");
+    let (store, other) = (raw_source(server, &database, &["public.t"]), raw_source(server, &database, &["public.t"]));
+    let old = all(&store, 1, 100).await;
+    server.psql(&database, "alter table t add v int default 7");
+    let table = other.tables().await.unwrap().remove(0);
+    let ((_, key), _) = old.iter().next().unwrap();
+    let found = store.get(&table, &[key], Batch::unpooled()).await.unwrap();
+    assert_eq!(found.row(0).table, &table);
+    assert!(found.row(0).body.ends_with(&[0, 0, 0, 7]));
+}
+
+#[tokio::test]
+async fn teleports_table_of_a_sink_is_empty_until_it_is_there() {
+    let server = pg::secondary();
+    let database = server.database("kv_absent");
+    let store = PgStore::teleport_sink(&endpoint(server, &database));
+    assert!(store.ranges(4).await.unwrap().is_empty());
+    let found = store.get(&kvrow::shape("public").table(), &[b"/a"], Batch::unpooled()).await.unwrap();
+    assert!(found.is_empty());
+    server.psql(
+        &database,
+        &format!(
+            "{TELEPORT} insert into kv values ('/b', '', null, gen_random_uuid()), ('', 'x', now(), gen_random_uuid())"
+        ),
+    );
+    let rows = all(&store, 4, 1).await;
+    assert_eq!(rows.keys().map(|(_, key)| &key[..]).collect::<Vec<_>>(), [&b""[..], b"/b"]);
 }

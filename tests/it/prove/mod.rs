@@ -8,3 +8,5 @@ mod raw;
 mod routes;
 #[cfg(all(feature = "postgresql", feature = "sqlite"))]
 mod sides;
+#[cfg(all(feature = "postgresql", feature = "sqlite"))]
+mod standby;

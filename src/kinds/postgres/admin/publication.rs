@@ -62,7 +62,10 @@ const OPTIONS: &str = "publish = 'insert, update, delete, truncate', publish_via
 pub fn plan(name: &str, state: Option<&State>, wanted: &BTreeSet<TableName>) -> Result<Vec<String>> {
     let publication = quoted(name);
     let list =
-        |tables: &mut dyn Iterator<Item = &TableName>| tables.map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        // Without `only`, the children of a table by inheritance would be published with it, whether or not they can be.
+        |tables: &mut dyn Iterator<Item = &TableName>| {
+            tables.map(|table| format!("only {table}")).collect::<Vec<_>>().join(", ")
+        };
     if wanted.is_empty() {
         return Err(Error::config(format!("publish with {name}: there is no table to publish")));
     }
@@ -206,8 +209,8 @@ mod tests {
         };
         for (state, expected) in [
             (publishing(&["a", "b"]), vec![]),
-            (publishing(&["a"]), vec![r#"alter publication "p" add table "public"."b""#]),
-            (publishing(&["a", "b", "c"]), vec![r#"alter publication "p" drop table "public"."c""#]),
+            (publishing(&["a"]), vec![r#"alter publication "p" add table only "public"."b""#]),
+            (publishing(&["a", "b", "c"]), vec![r#"alter publication "p" drop table only "public"."c""#]),
             (
                 State { complete: false, ..publishing(&["a", "b"]) },
                 vec![
@@ -218,8 +221,8 @@ mod tests {
                 filtered,
                 vec![
                     r#"alter publication "p" drop tables in schema "s""#,
-                    r#"alter publication "p" drop table "public"."a""#,
-                    r#"alter publication "p" add table "public"."a", "public"."b""#,
+                    r#"alter publication "p" drop table only "public"."a""#,
+                    r#"alter publication "p" add table only "public"."a", only "public"."b""#,
                 ],
             ),
         ] {
@@ -231,7 +234,7 @@ mod tests {
     fn names_are_quoted_and_a_publication_for_all_tables_is_left_alone() {
         let made = plan("p", None, &tables(&["a\"; drop table b"])).unwrap();
         assert!(
-            made[0].starts_with(r#"create publication "p" for table "public"."a""; drop table b" with"#),
+            made[0].starts_with(r#"create publication "p" for table only "public"."a""; drop table b" with"#),
             "{made:?}"
         );
         let all = State { all_tables: true, ..State::default() };

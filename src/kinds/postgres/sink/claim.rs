@@ -21,6 +21,8 @@ use crate::model::{Checkpoint, Claim, LaneRecord, Layout, StreamRecord};
 
 /// Serializes whoever makes our records, and claims of one stream.
 const LOCK: &str = "select pg_advisory_xact_lock(hashtext('driftless'), hashtext($1))";
+/// LIMIT: a claim works while it holds the locks; one that was stopped there frees them long before an ordinary session.
+const BEGIN: &str = "begin; set local lock_timeout = '2s'; set local idle_in_transaction_session_timeout = '20s'";
 /// LIMIT: how long a claim tries to get past an owner that keeps coming back.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -103,7 +105,7 @@ async fn take(client: &Client, claim: &Claim) -> Result<(LaneRecord, bool)> {
         admit(claim, found.as_ref())?;
         // Before the lock: the earlier owner may hold it in a transaction that would never end.
         expel(client, stream, Some(lane)).await?;
-        client.batch_execute("begin; set local lock_timeout = '2s'").await.map_err(broken)?;
+        client.batch_execute(BEGIN).await.map_err(broken)?;
         match locked(client, claim).await {
             Ok(Some(taken)) => {
                 client.batch_execute("commit").await.map_err(broken)?;

@@ -154,6 +154,8 @@ impl Assembler {
         if new.holes {
             return Err(Error::corrupt("a new row says that a column is unchanged"));
         }
+        let mut space = Vec::new();
+        let new = followed.settle(new, &mut space)?;
         cut_key(followed, new, &mut self.key)?;
         let table = batch.table(&followed.table);
         batch.push(Op::Put, true, table, &self.key, new.body, at);
@@ -168,8 +170,11 @@ impl Assembler {
         at: Micros,
         batch: &mut Batch,
     ) -> Result<()> {
+        let (mut new_space, mut old_space) = (Vec::new(), Vec::new());
+        let new = followed.settle(new, &mut new_space)?;
+        let older = old.tuple().map(|older| followed.settle(older, &mut old_space)).transpose()?;
         let (mut body, mut holes) = (new.body, new.holes);
-        if let (true, Some(older)) = (holes, old.tuple()) {
+        if let (true, Some(older)) = (holes, older) {
             // An old key holds nulls where it says nothing, so only the key's own holes are filled from it.
             holes = fill(followed, older, new, matches!(old, Old::Row(_)), &mut self.body)?;
             body = &self.body;
@@ -178,7 +183,7 @@ impl Assembler {
         cut_key(followed, new, &mut self.key)?;
         let table = batch.table(&followed.table);
         let mut from = None;
-        if let Some(older) = old.tuple() {
+        if let Some(older) = older {
             cut_key(followed, older, &mut self.old_key)?;
             if self.old_key != self.key {
                 batch.push(Op::Delete, false, table, &self.old_key, &[], at);
@@ -192,6 +197,8 @@ impl Assembler {
 
     fn delete(&mut self, followed: &Followed, old: Old<'_>, at: Micros, batch: &mut Batch) -> Result<()> {
         let older = old.tuple().ok_or_else(|| Error::corrupt("a deleted row comes without its key"))?;
+        let mut space = Vec::new();
+        let older = followed.settle(older, &mut space)?;
         cut_key(followed, older, &mut self.old_key)?;
         let table = batch.table(&followed.table);
         batch.push(Op::Delete, false, table, &self.old_key, &[], at);

@@ -1,6 +1,7 @@
 //! Messages in, batches out.
 
 use super::*;
+use crate::kinds::postgres::kvrow;
 use crate::kinds::postgres::shape::{Column, Shape};
 use crate::kinds::postgres::stream::relations::Followed;
 use crate::kinds::postgres::wire::pgoutput;
@@ -19,7 +20,7 @@ fn relations() -> Relations {
         ..Shape::default()
     };
     let mut relations = Relations::default();
-    relations.insert(TABLE, Some(Followed { table: shape.table(), shape }));
+    relations.insert(TABLE, Some(Followed { table: shape.table(), shape, text: None }));
     relations.insert(TABLE + 1, None);
     relations
 }
@@ -262,4 +263,34 @@ fn what_no_server_sends_is_corrupt_and_names_the_table_but_no_value() {
     bench.send(&put).unwrap();
     assert!(bench.assembler.open(1).is_err(), "a transaction within another");
     assert!(bench.close(0x10).is_err(), "a commit that was passed before");
+}
+
+#[test]
+fn text_of_a_server_that_streams_nothing_else_becomes_the_binary_row_of_kv() {
+    let mut bench = Bench::from(&Position::Start);
+    let shape = kvrow::shape("public");
+    let text = Some(kvrow::Kv::of(&shape).unwrap());
+    bench.relations.insert(TABLE, Some(Followed { table: shape.table(), shape, text }));
+    let revision = "6b1d2a5e-4c1f-4a9e-9a55-0f7c2f7d1b42";
+    let row: &[&str] = &["\\x2f61", "\\x00ff", "2026-04-01 12:10:30+00", revision];
+    let moved: &[&str] = &["\\x2f62", "?", "~", revision];
+    let messages = [
+        message(b'I', TABLE, &[(b'N', row)]),
+        message(b'U', TABLE, &[(b'O', row), (b'N', moved)]),
+        message(b'D', TABLE, &[(b'O', moved)]),
+    ];
+    bench.assembler.open(5).unwrap();
+    messages.iter().for_each(|message| bench.send(message).unwrap());
+    bench.close(0x20).unwrap();
+    let batch = bench.next_batch();
+    let keys: Vec<_> = batch.rows().map(|row| (row.op, row.key)).collect();
+    assert_eq!(keys, [(Op::Put, &b"/a"[..]), (Op::Delete, b"/a"), (Op::Put, b"/b"), (Op::Delete, b"/b")]);
+    let kv = kvrow::Kv::of(&kvrow::shape("public")).unwrap();
+    let (mut first, mut second) = (Vec::new(), Vec::new());
+    let mut item = kv.to_item(batch.row(0).body).unwrap();
+    assert_eq!((item.value.as_slice(), item.expires), (&b"\x00\xff"[..], Some(1_775_045_430_000_000_000)));
+    kv.from_item(b"/a", &item, &mut first);
+    item.expires = None;
+    kv.from_item(b"/b", &item, &mut second);
+    assert_eq!([batch.row(0).body, batch.row(2).body], [&first[..], &second]);
 }

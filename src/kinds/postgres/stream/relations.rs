@@ -10,9 +10,10 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 use crate::error::{Error, Result};
-use crate::kinds::postgres::catalog::SequenceValue;
+use crate::kinds::postgres::catalog::{self, SequenceValue};
+use crate::kinds::postgres::kvrow::Kv;
 use crate::kinds::postgres::shape::{Column, Shape};
-use crate::kinds::postgres::wire::pgoutput::{Relation, RelationColumn};
+use crate::kinds::postgres::wire::pgoutput::{Relation, RelationColumn, Tuple};
 use crate::model::Table;
 use crate::source::Fut;
 
@@ -32,6 +33,18 @@ pub(super) trait Definitions: Send + Sync {
 pub(super) struct Followed {
     pub(super) table: Arc<Table>,
     pub(super) shape: Shape,
+    /// Where rows of Teleport's `kv` come as text (servers before version 14): how they become binary.
+    pub(super) text: Option<Kv>,
+}
+
+impl Followed {
+    /// A tuple in the form that bodies of the table have; `space` holds it if it came in the other.
+    #[inline]
+    pub(super) fn settle<'t>(&self, tuple: Tuple<'t>, space: &'t mut Vec<u8>) -> Result<Tuple<'t>> {
+        let Some(kv) = &self.text else { return Ok(tuple) };
+        kv.to_binary(tuple.body, space)?;
+        Ok(Tuple { body: space, ..tuple })
+    }
 }
 
 /// The tables that this stream has described, by oid; `None` for those that are none of ours.
@@ -88,8 +101,12 @@ impl Relations {
         for column in relation.columns() {
             columns.push(definition(column, &now, before, definitions).await?);
         }
-        let shape = place(now, columns, schema, relation).map_err(|error| error.during(attempt()))?;
-        self.0.insert(relation.oid, Some(Followed { table: shape.table(), shape }));
+        let mut shape = place(now, columns, schema, relation).map_err(|error| error.during(attempt()))?;
+        let text = if shape.flat_key && !shape.binary { Some(Kv::of(&shape)?) } else { None };
+        if text.is_some() {
+            catalog::set_form(&mut shape, true);
+        }
+        self.0.insert(relation.oid, Some(Followed { table: shape.table(), shape, text }));
         Ok(())
     }
 }

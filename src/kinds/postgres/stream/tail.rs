@@ -74,8 +74,10 @@ pub(super) struct PostgresTail {
 
 /// Why working off frames paused.
 enum Pause {
-    /// The batch is full.
+    /// The batch is full, and the change at hand belongs into the next one.
     Full,
+    /// The batch ends with a transaction and has enough in it.
+    Enough,
     /// There are no more frames.
     Dry,
     /// The message at hand describes a table.
@@ -147,7 +149,7 @@ impl PostgresTail {
             None => self.work()?,
         };
         match pause {
-            Pause::Full => return Ok(Some(self.hand_on())),
+            Pause::Full | Pause::Enough => return Ok(Some(self.hand_on())),
             Pause::Dry => {
                 if let Some((playback, end)) = &mut self.playback {
                     let end = *end;
@@ -188,6 +190,8 @@ impl PostgresTail {
                 self.batch = None;
                 self.link.supplied().await;
             }
+            // The rest of a transaction is on its way: the server sends it as fast as it can.
+            Supply::Nothing if self.batch.as_ref().is_some_and(Batch::is_open) => self.link.supplied().await,
             Supply::Nothing if self.batch.as_ref().is_some_and(|batch| !batch.is_empty()) => {
                 let coming = self.link.has_more();
                 if !coming || tokio::time::timeout(HANDOVER, self.link.supplied()).await.is_err() {
@@ -263,7 +267,12 @@ impl PostgresTail {
                 return self.change(&message, bytes.len());
             }
             Message::Begin { at, .. } => self.assembler.open(at)?,
-            Message::Commit { end } => self.close(end)?,
+            Message::Commit { end } => {
+                self.close(end)?;
+                // A batch that ended within a small transaction would be a commit of its own at the sink, and the rest of
+                // that transaction another one.
+                return Ok(self.has_enough().then_some(Pause::Enough));
+            }
             Message::Relation(_) => return Ok(Some(Pause::Description)),
             Message::StreamStart { xid, .. } => {
                 self.chunk = Some(xid);
@@ -311,12 +320,16 @@ impl PostgresTail {
     #[inline]
     fn change(&mut self, message: &Message<'_>, bytes: usize) -> Result<Option<Pause>> {
         let batch = self.batch.as_mut().expect("a batch was taken before any frame is looked at");
-        let filled = batch.bytes() + CHANGE_COST * (batch.len() + 1) + bytes;
-        if !batch.is_empty() && filled > self.pool.batch_bytes() {
+        if !batch.is_empty() && filled(batch) + CHANGE_COST + bytes > self.pool.batch_bytes() {
             return Ok(Some(Pause::Full));
         }
         self.assembler.change(message, &self.relations, batch)?;
         Ok(None)
+    }
+
+    /// Whether the batch is more than half full.
+    fn has_enough(&self) -> bool {
+        self.batch.as_ref().is_some_and(|batch| filled(batch) > self.pool.batch_bytes() / 2)
     }
 
     fn close(&mut self, end: Lsn) -> Result<()> {
@@ -384,7 +397,15 @@ impl PostgresTail {
 
 impl Tail for PostgresTail {
     fn next(&mut self) -> Fut<'_, Batch> {
-        Box::pin(self.advance())
+        let link = Arc::clone(&self.link);
+        Box::pin(async move {
+            tokio::select! {
+                biased;
+                // Also where no credit comes because nothing is taken from us.
+                error = link.condemned() => Err(error),
+                batch = self.advance() => batch,
+            }
+        })
     }
 
     fn release<'a>(&'a mut self, upto: &'a Checkpoint) -> Fut<'a, ()> {
@@ -404,4 +425,9 @@ impl Drop for PostgresTail {
             reader.abort();
         }
     }
+}
+
+/// How much of a batch's room is taken.
+fn filled(batch: &Batch) -> usize {
+    batch.bytes() + CHANGE_COST * batch.len()
 }

@@ -29,13 +29,13 @@ impl Destination {
 
     /// Rises when we made or settled tables, so that writers look at them again.
     pub fn generation(&self) -> u64 {
-        // ORDERING: Acquire pairs with the rise: who sees the number looks at tables as they are after it.
+        // ORDERING: Acquire pairs with the Release below: who sees the new number asks the server after the change.
         self.generation.load(Ordering::Acquire)
     }
 
     /// Says that tables were made or settled.
     pub fn tables_changed(&self) {
-        // ORDERING: Release half: what was made stands before the number; Acquire half: rises are in one order.
-        self.generation.fetch_add(1, Ordering::AcqRel);
+        // ORDERING: Release, so that the tables were made before anybody sees the new number.
+        self.generation.fetch_add(1, Ordering::Release);
     }
 }

