@@ -519,6 +519,33 @@ async fn a_table_that_does_not_fit_is_refused_with_everything_that_is_wrong() {
 }
 
 #[tokio::test]
+async fn a_column_that_the_source_got_in_mid_stream_is_added() {
+    let (server, database, table) = plain_table();
+    let sink = raw_sink(server, &database);
+    let (_, mut writer) = claimed(&sink, None).await;
+    writer.commit(commit(1, vec![put(&table, &[Some("1"), Some("a")])])).await.unwrap();
+    let mut wider = shape(server, &database, "t", false);
+    let column = |name: &str, type_name: &str, default: Option<&str>| Column {
+        name: name.into(),
+        type_name: type_name.into(),
+        default: default.map(str::to_owned),
+        not_null: default.is_some(),
+        ..Column::default()
+    };
+    wider.columns.push(column("w", "text", None));
+    wider.columns.push(column("n", "integer", Some("5")));
+    let table = wider.table();
+    writer.stage(&Arc::new(changes(vec![put(&table, &[Some("2"), None, Some("b"), Some("7")])]))).await.unwrap();
+    writer.commit(commit(2, vec![patch(&table, &[Some("1"), Some("\0"), Some("c"), Some("5")], None)])).await.unwrap();
+    assert_eq!(server.psql(&database, "select * from t order by id"), "1|a|c|5\n2||b|7");
+
+    wider.columns.push(column("at", "timestamp with time zone", Some("now()")));
+    let error = writer.commit(commit(3, vec![put(&wider.table(), &[Some("3"), None, None, Some("1"), None])])).await;
+    assert_eq!(error.unwrap_err().fault(), Fault::Config);
+    sink.prepare(&[table], false).await.unwrap();
+}
+
+#[tokio::test]
 async fn sequences_are_set_to_what_they_had() {
     let server = pg::secondary();
     let database = server.database("sink");
