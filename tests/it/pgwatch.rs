@@ -47,7 +47,7 @@ impl Watched {
 
     /// Writes about this many MiB of log.
     fn write(&self, mib: u32) {
-        self.sql(&format!("insert into t (v) select repeat('x', 1000) from generate_series(1, {} * 900)", mib));
+        self.sql(&format!("insert into t (v) select repeat('x', 1000) from generate_series(1, {mib} * 900)"));
     }
 
     fn slots(&self) -> String {
