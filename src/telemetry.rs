@@ -4,7 +4,7 @@
 //! metrics are in [`names`], with their meaning, so that `/metrics` explains itself. Logs go to stderr; libraries are
 //! heard from warnings on only, whatever `-v` says, because what they log in detail is not ours to vouch for.
 
-use std::sync::OnceLock;
+use std::sync::Mutex;
 
 use metrics::{Unit, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
@@ -83,15 +83,17 @@ where
 
 /// Starts to count. Must come before anything that is counted: handles that are made earlier count into nothing.
 pub fn start_metrics() -> Result<PrometheusHandle> {
-    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
-    if let Some(handle) = HANDLE.get() {
+    static HANDLE: Mutex<Option<PrometheusHandle>> = Mutex::new(None);
+    // Held over the installation: two that start at once would install twice, which the second one may not.
+    let mut started = HANDLE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if let Some(handle) = &*started {
         return Ok(handle.clone());
     }
     let handle = PrometheusBuilder::new()
         .install_recorder()
         .map_err(|error| Error::bug("start metrics: another recorder is installed").because(error))?;
     describe();
-    Ok(HANDLE.get_or_init(|| handle).clone())
+    Ok(started.insert(handle).clone())
 }
 
 /// Every word of `driftless_state`.
