@@ -217,7 +217,11 @@ impl<'a> Attempt<'a> {
         done: Done,
         signals: &Signals,
     ) -> Runner {
-        let patches = Patches::new(Arc::clone(&pipeline.source_store), Arc::clone(&pipeline.sink_store));
+        let patches = Patches::new(
+            Arc::clone(&pipeline.source),
+            Arc::clone(&pipeline.source_store),
+            Arc::clone(&pipeline.sink_store),
+        );
         let in_flight = pipeline.sink.limits().in_flight;
         let clock = Arc::clone(&pipeline.clock);
         Runner::new(number, lane, writer, work, in_flight, Some(patches), done, signals.clone(), clock)

@@ -67,6 +67,7 @@ pub(crate) async fn run(
             forget_ended(attempt)?;
         }
         if matches!(beside.settling, Settling::WantHead) && beside.target.is_none() {
+            attempt.signals.clear_ahead();
             beside.target = Some(pipeline.source.head());
         }
         settled(attempt, &mut beside.settling, made_progress);
@@ -218,6 +219,10 @@ fn compared(attempt: &Attempt<'_>, tally: Result<Tally>, asked: Option<RepairReq
 fn settled(attempt: &Attempt<'_>, settling: &mut Settling, made_progress: &mut bool) {
     let Settling::Until(head) = settling else { return };
     if !attempt.dispatcher.frontier().checkpoint().covers(head) {
+        return;
+    }
+    if attempt.signals.is_ahead() {
+        *settling = Settling::WantHead;
         return;
     }
     *settling = Settling::Done;

@@ -1,19 +1,23 @@
-//! Patches that meet no row while the first copy or a healing is under way.
+//! Patches while the first copy or a healing is under way, when the sink's rows may be newer than the tail or missing.
 //!
-//! A row can move its key across the place that the scan has reached while one of its large values is not in the log: then
-//! neither place was copied, and the patch cannot be filled from the sink. Before the sink is consistent such a row is read
-//! from the source, and dropped if the source has none: whatever happened to it later follows in the tail. A patch that
-//! moves nothing and meets no row is dropped: the row was gone when the scan came by, or the walk has not come by yet.
-//! Once consistent, a patch without its row is corruption, and the sink says so.
+//! A patch that moved a row takes its older image from another key. What lies there in the sink may be a later row of that
+//! key, or nothing, because the scan came by at another time; and nothing that follows would mend a wrong value that is not
+//! in the log. So until the sink is consistent the moved row is read from the source instead, and dropped if the source has
+//! none: whatever happened to it later follows in the tail. A patch that moves nothing is filled from what is there, since
+//! any other life of its key begins with a whole row in the tail; where nothing is there it is dropped: the row was gone
+//! when the scan came by, or the walk has not come by yet. Once consistent, a patch without its row is corruption, and the
+//! sink says so.
 
 use std::collections::HashSet;
 use std::hash::BuildHasher;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use foldhash::fast::FixedState;
 
 use crate::error::Result;
 use crate::model::{Batch, Changes, Op};
+use crate::source::Source;
 use crate::store::Store;
 
 /// Keys that the staged part of a source transaction has written: their rows are in the sink, and nobody can see them yet.
@@ -58,14 +62,15 @@ impl Staged {
 /// Looks at the two stores for rows that patches need.
 #[derive(Clone)]
 pub struct Patches {
-    source: Arc<dyn Store>,
-    sink: Arc<dyn Store>,
+    source: Arc<dyn Source>,
+    source_store: Arc<dyn Store>,
+    sink_store: Arc<dyn Store>,
 }
 
 impl Patches {
     /// Reads from these stores.
-    pub fn new(source: Arc<dyn Store>, sink: Arc<dyn Store>) -> Self {
-        Self { source, sink }
+    pub fn new(source: Arc<dyn Source>, source_store: Arc<dyn Store>, sink_store: Arc<dyn Store>) -> Self {
+        Self { source, source_store, sink_store }
     }
 
     /// Whether any change is a patch.
@@ -73,29 +78,36 @@ impl Patches {
         changes.iter().any(|row| row.op == Op::Patch)
     }
 
-    /// The same changes without patches whose older image is neither in the sink nor staged; those that moved a row are
-    /// replaced by the source's row, if it has one. Everything before them must have landed or be staged.
-    pub async fn resolve(&self, changes: &Changes, staged: &Staged) -> Result<Changes> {
-        let mut orphans = Vec::new();
+    /// The same changes, with the source's row in the place of each patch that moved one, and without patches that move
+    /// nothing and whose row is neither in the sink nor staged. Sets `ahead` if a row was read. Everything before these
+    /// changes must have landed or be staged.
+    pub async fn resolve(&self, changes: &Changes, staged: &Staged, ahead: &AtomicBool) -> Result<Changes> {
+        let mut resolved = changes.clone();
+        let (mut moved, mut gone) = (Vec::new(), HashSet::new());
         for index in 0..changes.len() {
             let row = changes.row(index);
-            let older = row.from.unwrap_or(row.key);
-            if row.op == Op::Patch && !staged.has(&row.table.name, older) {
-                let found = self.sink.get(row.table, &[older], Batch::unpooled()).await?;
+            if row.op != Op::Patch {
+                continue;
+            }
+            if row.from.is_some_and(|from| from != row.key) {
+                moved.push(index);
+            } else if !staged.has(&row.table.name, row.key) {
+                let found = self.sink_store.get(row.table, &[row.key], Batch::unpooled()).await?;
                 if found.is_empty() {
-                    orphans.push(index);
+                    gone.insert(index);
                 }
             }
         }
-        let mut resolved = changes.clone();
-        let mut gone = HashSet::new();
-        for index in orphans {
+        if !moved.is_empty() {
+            // ORDERING: Relaxed; what publishes the commit publishes this with it.
+            ahead.store(true, Ordering::Relaxed);
+            // A reader that lags behind the log would not see the row yet.
+            self.source.head().await?;
+            self.source_store.visible().await?;
+        }
+        for index in moved {
             let row = changes.row(index);
-            if row.from.is_none_or(|from| from == row.key) {
-                gone.insert(index);
-                continue;
-            }
-            let image = self.source.get(row.table, &[row.key], Batch::unpooled()).await?;
+            let image = self.source_store.get(row.table, &[row.key], Batch::unpooled()).await?;
             match image.rows().next() {
                 Some(image) => resolved.rewrite(index, Op::Put, image.body),
                 None => drop(gone.insert(index)),

@@ -51,8 +51,11 @@ pub struct Oracle {
     /// A source that was set back: until a generation after this one is whole, nothing can be said.
     stale: Option<u64>,
     pub trace: bool,
-    /// Rows change their keys, so that healing may have to read a row ahead of the tail.
+    /// Rows change their keys, so that a row may have to be read ahead of the tail: then only the owner of the stream
+    /// knows which head says that the tail has caught up.
     pub moves: bool,
+    /// Whether the owner of the stream says that it is consistent.
+    pub told: bool,
     /// Number of states that were held against the source.
     pub looks: u64,
     /// Number of those at which a lane was consistent.
@@ -76,6 +79,7 @@ impl Oracle {
             stale: None,
             trace: false,
             moves: false,
+            told: false,
             looks: 0,
             consistent_looks: 0,
         }
@@ -219,6 +223,7 @@ impl Oracle {
         let checkpoints: Vec<_> = self.lanes.iter().map(|lane| lane.checkpoint.clone()).collect();
         let whole = plan::plan(&checkpoints, &self.extent, false, false) == Plan::Follow;
         let head = self.world.newest();
+        let told = self.told || !self.moves;
         let stale = self.stale.is_some_and(|stale| self.generation() <= stale);
         for lane in &mut self.lanes {
             if !whole || stale {
@@ -226,7 +231,7 @@ impl Oracle {
                 continue;
             }
             let settling = lane.settling.get_or_insert_with(|| head.clone());
-            lane.consistent |= lane.passed.covers(settling);
+            lane.consistent |= told && lane.passed.covers(settling);
         }
     }
 
@@ -300,6 +305,12 @@ impl Oracle {
             return Ok(());
         }
         Err(format!("P1: the source was released up to {released} while {allowed} was durable"))
+    }
+
+    /// Rows that somebody else changed, and that are as they should be again without anybody having written them since.
+    pub fn forgive(&mut self) {
+        let (source, mirror, tables) = (self.world.rows(), &self.mirror, &self.tables);
+        self.meddled.retain(|row| source.get(&(tables[usize::from(row.0)].clone(), row.1.clone())) != mirror.get(row));
     }
 
     /// P1: the sink is the source.

@@ -201,7 +201,8 @@ impl Run {
         };
         let mut rng = Rng::new(7);
         let writer = Writer::new(&mut rng, 1, false);
-        let run = Self::with(shape, writer, rng, std::env::var_os("DRIFTLESS_TRACE").is_some());
+        let traced = std::env::var_os("DRIFTLESS_TRACE").is_some() && std::env::var_os("DRIFTLESS_SEED").is_none();
+        let run = Self::with(shape, writer, rng, traced);
         run.faults_on.store(false, Ordering::Relaxed);
         run
     }
@@ -287,8 +288,10 @@ impl Run {
 
     /// Looks at processes and at both ends.
     pub fn look(&mut self) -> Result<(), String> {
-        self.oracle.look()?;
         let epoch = self.sink.record(&self.stream).and_then(|record| record.lanes.iter().map(|lane| lane.epoch).max());
+        let says = |process: &Process| process.status.update(|status| status.consistent && Some(status.epoch) == epoch);
+        self.oracle.told = self.processes.iter().any(|process| process.fresh && says(process));
+        self.oracle.look()?;
         for process in &mut self.processes {
             let told = process.status.update(|status| (status.consistent, status.state, status.gaps, status.epoch));
             let (consistent, state, gaps, its_epoch) = told;
@@ -680,6 +683,7 @@ impl Run {
         if !process.status.update(follows) {
             return false;
         }
+        self.oracle.forgive();
         if !self.oracle.meddled.is_empty() {
             if self.repair.is_none() {
                 self.ask_for_repair();
