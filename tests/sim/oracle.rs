@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use driftless::engine::plan::{self, Plan};
 use driftless::engine::route::Router;
 use driftless::kinds::memory::{Body, Landed, MemorySink, Version, World};
-use driftless::model::{Checkpoint, Position, StreamId};
+use driftless::model::{Checkpoint, PartitionId, Position, StreamId};
 use driftless::sink::Sink;
 
 /// Table, as the world counts them, and key.
@@ -48,14 +48,12 @@ pub struct Oracle {
     pub meddled: BTreeSet<Row>,
     /// The furthest that all lanes had passed together.
     durable: Checkpoint,
-    /// A source that was set back: until a generation after this one is whole, nothing can be said.
+    /// The source was set back under its old name: until a generation after this one is whole, nothing can be said.
     stale: Option<u64>,
     pub trace: bool,
     /// Rows change their keys, so that a row may have to be read ahead of the tail: then only the owner of the stream
-    /// knows which head says that the tail has caught up.
+    /// knows which head says that the tail has caught up, and its own mark is believed.
     pub moves: bool,
-    /// Whether the owner of the stream says that it is consistent.
-    pub told: bool,
     /// Number of states that were held against the source.
     pub looks: u64,
     /// Number of those at which a lane was consistent.
@@ -79,17 +77,16 @@ impl Oracle {
             stale: None,
             trace: false,
             moves: false,
-            told: false,
             looks: 0,
             consistent_looks: 0,
         }
     }
 
     /// The source was set back.
-    pub fn forget_source(&mut self) {
+    pub fn forget_source(&mut self, new_lineage: bool) {
         self.forget();
         self.durable = self.sink.record(&self.stream).map(|record| record.frontier()).unwrap_or_default();
-        self.stale = Some(self.generation());
+        self.stale = (!new_lineage).then(|| self.generation());
     }
 
     /// The sink or the source was set back: what was seen before says nothing about what comes. What was durable once may
@@ -98,7 +95,6 @@ impl Oracle {
         drop(self.sink.landed());
         self.mirror = self.sink.rows().into_iter().map(|((table, key), body)| (self.row(&table, &key), body)).collect();
         self.seen.clear();
-        self.meddled.clear();
         let record = self.sink.record(&self.stream);
         for (number, lane) in self.lanes.iter_mut().enumerate() {
             let stands = record.as_ref().and_then(|record| record.lanes.get(number)).cloned().unwrap_or_default();
@@ -223,15 +219,23 @@ impl Oracle {
         let checkpoints: Vec<_> = self.lanes.iter().map(|lane| lane.checkpoint.clone()).collect();
         let whole = plan::plan(&checkpoints, &self.extent, false, false) == Plan::Follow;
         let head = self.world.newest();
-        let told = self.told || !self.moves;
-        let stale = self.stale.is_some_and(|stale| self.generation() <= stale);
+        let moves = self.moves;
+        let lineage =
+            |partition: &PartitionId| partition.as_str().rsplit_once('/').map(|(lineage, _)| lineage.to_owned());
+        let ours = head.iter().next().and_then(|(partition, _)| lineage(partition));
+        let tails = checkpoints.iter().flat_map(Checkpoint::iter).map(|(partition, _)| partition);
+        let foreign = tails.filter(|partition| !partition.is_engine()).any(|partition| lineage(partition) != ours);
+        let stale = foreign || self.stale.is_some_and(|stale| self.generation() <= stale);
         for lane in &mut self.lanes {
             if !whole || stale {
                 (lane.settling, lane.consistent) = (None, false);
                 continue;
             }
             let settling = lane.settling.get_or_insert_with(|| head.clone());
-            lane.consistent |= told && lane.passed.covers(settling);
+            lane.consistent |= match moves {
+                true => lane.checkpoint.names(&plan::settled(lane.generation)),
+                false => lane.passed.covers(settling),
+            };
         }
     }
 

@@ -289,8 +289,6 @@ impl Run {
     /// Looks at processes and at both ends.
     pub fn look(&mut self) -> Result<(), String> {
         let epoch = self.sink.record(&self.stream).and_then(|record| record.lanes.iter().map(|lane| lane.epoch).max());
-        let says = |process: &Process| process.status.update(|status| status.consistent && Some(status.epoch) == epoch);
-        self.oracle.told = self.processes.iter().any(|process| process.fresh && says(process));
         self.oracle.look()?;
         for process in &mut self.processes {
             let told = process.status.update(|status| (status.consistent, status.state, status.gaps, status.epoch));
@@ -298,7 +296,8 @@ impl Run {
             if consistent && state == State::Gap {
                 return Err(format!("P6: process {} says consistent in a gap", process.pid));
             }
-            if consistent && process.fresh && Some(its_epoch) == epoch && !self.oracle.is_consistent() {
+            let owns = process.fresh && Some(its_epoch) == epoch;
+            if consistent && owns && !self.oracle.is_consistent() && !self.oracle.moves {
                 return Err(format!("process {} says consistent, and the sink is not", process.pid));
             }
             self.report.gaps += gaps - process.gaps;
@@ -443,7 +442,7 @@ impl Run {
         self.world.restore(backup, new_lineage);
         self.gap_is_due = true;
         self.processes.iter_mut().for_each(|process| process.fresh = false);
-        self.oracle.forget_source();
+        self.oracle.forget_source(new_lineage);
     }
 
     /// The source forgets its history.
