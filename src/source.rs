@@ -25,6 +25,12 @@ pub trait Source: Send + Sync {
     /// already been told to forget, not after its head, same lineage. Else [`crate::error::Fault::PositionLost`].
     /// Partitions of the engine (`!…`) in `from` are ignored; `from` names every tail partition that was pinned.
     fn tail<'a>(&'a self, from: &'a Checkpoint, pool: &'a Pool) -> Fut<'a, Box<dyn Tail>>;
+
+    /// Something that the stream does not bring and that a person must mend, in one sentence; the pipeline goes on, and is
+    /// not ready while there is such a thing. Asked once a second: answers from memory.
+    fn concern(&self) -> Option<String> {
+        None
+    }
 }
 
 /// The stream of a source: one owner, no sharing.

@@ -4,7 +4,7 @@
 //! metrics are in [`names`], with their meaning, so that `/metrics` explains itself. Logs go to stderr; libraries are
 //! heard from warnings on only, whatever `-v` says, because what they log in detail is not ours to vouch for.
 
-use std::sync::OnceLock;
+use std::sync::Mutex;
 
 use metrics::{Unit, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
@@ -39,6 +39,14 @@ pub mod names {
     pub const WALK_ROWS: &str = "driftless_walk_rows";
     /// Rows found missing, different or extra, and written.
     pub const REPAIRED: &str = "driftless_repaired_rows_total";
+    /// Bytes of log that the source keeps for the stream.
+    pub const RETAINED: &str = "driftless_source_retained_bytes";
+    /// Bytes that the source may still write before it gives the stream up by itself.
+    pub const RETAINED_SAFE: &str = "driftless_source_safe_bytes";
+    /// 1 for the `wal_status` of the slot, 0 for the others; label `status`.
+    pub const WAL_STATUS: &str = "driftless_source_wal_status";
+    /// Tables of the source that are meant and not replicated.
+    pub const UNREPLICATED: &str = "driftless_unreplicated_tables";
     /// 1 if `/readyz` says yes.
     pub const READY: &str = "driftless_ready";
 }
@@ -75,15 +83,17 @@ where
 
 /// Starts to count. Must come before anything that is counted: handles that are made earlier count into nothing.
 pub fn start_metrics() -> Result<PrometheusHandle> {
-    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
-    if let Some(handle) = HANDLE.get() {
+    static HANDLE: Mutex<Option<PrometheusHandle>> = Mutex::new(None);
+    // Held over the installation: two that start at once would install twice, which the second one may not.
+    let mut started = HANDLE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if let Some(handle) = &*started {
         return Ok(handle.clone());
     }
     let handle = PrometheusBuilder::new()
         .install_recorder()
         .map_err(|error| Error::bug("start metrics: another recorder is installed").because(error))?;
     describe();
-    Ok(HANDLE.get_or_init(|| handle).clone())
+    Ok(started.insert(handle).clone())
 }
 
 /// Every word of `driftless_state`.
@@ -121,5 +131,13 @@ fn describe() {
     describe_gauge!(names::EPOCH, "Epoch of the claim; grows when the stream changes hands");
     describe_gauge!(names::WALK_ROWS, Unit::Count, "Rows read by the walk that is under way, or was last");
     describe_counter!(names::REPAIRED, Unit::Count, "Rows found missing, different or extra, and written");
+    describe_gauge!(names::RETAINED, Unit::Bytes, "Bytes of log that a PostgreSQL source keeps for the slot");
+    describe_gauge!(names::RETAINED_SAFE, Unit::Bytes, "Bytes until the server gives the slot up; NaN without a limit");
+    describe_gauge!(names::WAL_STATUS, "1 for the wal_status of the slot");
+    describe_gauge!(
+        names::UNREPLICATED,
+        Unit::Count,
+        "Tables of the source that `tables` means and that are not replicated"
+    );
     describe_gauge!(names::READY, "1 if /readyz says yes");
 }

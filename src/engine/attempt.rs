@@ -323,6 +323,7 @@ impl<'a> Attempt<'a> {
         let changes = self.changes_before + self.signals.committed();
         let status = self.pipeline.status.update(|status| {
             status.changes = changes;
+            status.concern = self.pipeline.source.concern();
             status.lag_changes = routed.covers(&status.head).then_some(open);
             status.frontier = checkpoint;
             status.lag = (!status.head.is_empty()).then_some(lag);

@@ -84,6 +84,8 @@ pub struct Status {
     pub repaired: u64,
     /// Why it is not ready, or what it waits for; one sentence.
     pub reason: String,
+    /// What the source does not bring and a person must mend; one sentence.
+    pub concern: Option<String>,
 }
 
 /// A status that others may read.

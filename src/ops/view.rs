@@ -61,7 +61,10 @@ impl From<&Status> for View {
             head: positions(&status.head),
             heads: status.heads,
             epoch: status.epoch,
-            reason: status.reason.clone(),
+            reason: match &status.concern {
+                Some(concern) if status.reason.is_empty() => concern.clone(),
+                _ => status.reason.clone(),
+            },
             ranges: status.walk.ranges,
             ranges_done: status.walk.ranges_done,
             rows: status.walk.rows,
@@ -97,7 +100,7 @@ pub fn unready(status: &Status, budget: std::time::Duration) -> Option<String> {
                 _ if !status.consistent => return Some(because("not consistent yet", &status.reason)),
                 None => return Some("the source's head is not known yet".to_owned()),
                 Some(lag) if lag > budget => lag,
-                Some(_) => return None,
+                Some(_) => return status.concern.clone(),
             };
             format!("{:.1} s behind, {:.1} s are allowed", lag.as_secs_f64(), budget.as_secs_f64())
         }
@@ -136,5 +139,8 @@ mod tests {
         ] {
             assert_eq!(unready(&status(state, consistent, lag), Duration::from_secs(5)).as_deref(), why);
         }
+        let concerned = Status { concern: Some("mend this".into()), ..status(State::Following, true, Some(0)) };
+        assert_eq!(unready(&concerned, Duration::from_secs(5)).as_deref(), Some("mend this"));
+        assert_eq!(View::from(&concerned).reason, "mend this");
     }
 }

@@ -23,6 +23,8 @@ mod pgsink;
 mod pgstore;
 #[cfg(feature = "postgresql")]
 mod pgstream;
+#[cfg(feature = "postgresql")]
+mod pgwatch;
 mod prove;
 mod support;
 

@@ -225,6 +225,24 @@ async fn a_commit_lands_with_its_checkpoint_and_only_once() {
 }
 
 #[tokio::test]
+async fn the_server_itself_refuses_the_later_twin_of_a_commit() {
+    let (server, database, table) = plain_table();
+    let sink = raw_sink(server, &database);
+    let (_, mut writer) = claimed(&sink, None).await;
+    writer.commit(commit(1, vec![put(&table, &[Some("1"), Some("a")])])).await.unwrap();
+    // As if the same commit had landed on a way of which the writer knows nothing.
+    server.psql(&database, "update driftless.lane set number = 2");
+    writer.commit(commit(2, vec![put(&table, &[Some("1"), Some("twin")])])).await.unwrap();
+    assert_eq!(server.psql(&database, "select v from t"), "a");
+    assert_eq!(position(server, &database), "2 pg/1/1/slot@00000001");
+
+    server.psql(&database, "update driftless.lane set number = 0");
+    let error = writer.commit(commit(3, vec![put(&table, &[Some("1"), Some("lost")])])).await.unwrap_err();
+    assert_eq!(error.fault(), Fault::Bug, "{error}");
+    assert_eq!(server.psql(&database, "select v from t"), "a");
+}
+
+#[tokio::test]
 async fn a_commit_that_fails_leaves_neither_rows_nor_a_checkpoint() {
     let (server, database, table) = plain_table();
     server.psql(&database, "alter table t add constraint short check (length(v) < 5)");
@@ -498,6 +516,33 @@ async fn a_table_that_does_not_fit_is_refused_with_everything_that_is_wrong() {
     for wrong in ["\"id\"", "\"a\"", "\"c\""] {
         assert!(error.to_string().contains(wrong), "{error}");
     }
+}
+
+#[tokio::test]
+async fn a_column_that_the_source_got_in_mid_stream_is_added() {
+    let (server, database, table) = plain_table();
+    let sink = raw_sink(server, &database);
+    let (_, mut writer) = claimed(&sink, None).await;
+    writer.commit(commit(1, vec![put(&table, &[Some("1"), Some("a")])])).await.unwrap();
+    let mut wider = shape(server, &database, "t", false);
+    let column = |name: &str, type_name: &str, default: Option<&str>| Column {
+        name: name.into(),
+        type_name: type_name.into(),
+        default: default.map(str::to_owned),
+        not_null: default.is_some(),
+        ..Column::default()
+    };
+    wider.columns.push(column("w", "text", None));
+    wider.columns.push(column("n", "integer", Some("5")));
+    let table = wider.table();
+    writer.stage(&Arc::new(changes(vec![put(&table, &[Some("2"), None, Some("b"), Some("7")])]))).await.unwrap();
+    writer.commit(commit(2, vec![patch(&table, &[Some("1"), Some("\0"), Some("c"), Some("5")], None)])).await.unwrap();
+    assert_eq!(server.psql(&database, "select * from t order by id"), "1|a|c|5\n2||b|7");
+
+    wider.columns.push(column("at", "timestamp with time zone", Some("now()")));
+    let error = writer.commit(commit(3, vec![put(&wider.table(), &[Some("3"), None, None, Some("1"), None])])).await;
+    assert_eq!(error.unwrap_err().fault(), Fault::Config);
+    sink.prepare(&[table], false).await.unwrap();
 }
 
 #[tokio::test]

@@ -240,6 +240,7 @@ const SPAWNERS: &[(&str, &str)] = &[
     ("src/kinds/postgres/writer/", "commits of a lane go on after their caller has gone on"),
     ("src/kinds/postgres/stream/receiver.rs", "feedback must not depend on the sink"),
     ("src/kinds/postgres/stream/sequences.rs", "sequences are read beside the stream, and a batch never waits for it"),
+    ("src/kinds/postgres/stream/watch.rs", "the source is looked after while nobody takes a batch"),
     ("src/kinds/postgres/stream/spool.rs", "writing a file blocks"),
 ];
 

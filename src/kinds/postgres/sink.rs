@@ -2,7 +2,8 @@
 //!
 //! Bookkeeping lies beside the data, in schema `driftless` of the same database, so that a checkpoint commits together with
 //! what it vouches for; an operator reads it with psql. Invariant: `inspect` takes and creates nothing; `claim` is the
-//! only way to a writer. It never creates a database and never alters a table that it did not make.
+//! only way to a writer. It never creates a database, and alters a table that
+//! it did not make only where the source's table got a column.
 
 pub mod build;
 pub mod claim;

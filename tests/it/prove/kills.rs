@@ -78,7 +78,7 @@ fn route(name: &str, source: &Side, sink: &Side) {
     );
     let site = Site::new(&format!("kills-{stream}"), &yaml);
     let mut case = Case { site, listen, source: source.clone(), sink: sink.clone(), dice: 7 };
-    let writer = Writer::start(source, Duration::from_millis(50));
+    let writer = Writer::start(source, Duration::from_millis(80));
     let mut histogram = Histogram::default();
     case.snapshot_kills(pick(2, 40), &mut histogram);
     let observer = Observer::start(sink);

@@ -140,3 +140,59 @@ fn huge_transaction_passes_as_one_in_little_memory() {
     );
     assert!(peak < 128 << 20, "resident memory reached {} MiB", peak >> 20);
 }
+
+#[test]
+fn table_made_later_is_taken_within_a_minute_and_one_without_a_key_is_told() {
+    const MINUTE: Duration = Duration::from_secs(60);
+    let source = PgDb::empty(pg::primary(), "later");
+    let sink = PgDb::empty(pg::secondary(), "later");
+    pgbench(source.server, &source.name, &["-i", "-q", "-s", "1"]);
+    source.run("alter table pgbench_history add id bigserial primary key");
+    let site = site("later", &source, &sink, "");
+    let program = site.start("run", &[]);
+    site.until_caught_up(PATIENCE);
+    let (bench, name) = (source.server, source.name.clone());
+    let load = std::thread::spawn(move || pgbench(bench, &name, &["-c", "2", "-T", "40", "-R", "50", "-n"]));
+    source.run("create table public.added (id int primary key, v text)");
+    source.run("insert into added select i, 'planted-before' from generate_series(1, 1000) i");
+    let made = Instant::now();
+    let mut rows = 1000;
+    let has = |sql: &str| sink.server.try_psql(&sink.name, sql).unwrap_or_default();
+    while has("select count(*) from added where id = 1") != "1" {
+        assert!(made.elapsed() < MINUTE, "the table is there within a minute\n{}", site.log());
+        rows += 1;
+        source.run(&format!("insert into added values ({rows}, 'planted-meanwhile')"));
+    }
+    let noticed = made.elapsed();
+    source.run("update added set v = 'planted-after' where id % 3 = 0; delete from added where id % 7 = 0");
+    load.join().unwrap();
+    site.until_caught_up(PATIENCE);
+    let sum = "select count(*), md5(string_agg(t::text, '|' order by t::text)) from added t";
+    assert_eq!(source.run(sum), sink.run(sum));
+    assert_eq!(site.done("verify", &[])["equal"], true);
+
+    // One that cannot be published stops nobody, and is told until somebody mends it.
+    source.run("create table public.keyless (v text); insert into keyless values ('planted-keyless')");
+    site.until("the keyless table is told", MINUTE, |status| {
+        status["state"] == "following" && status["reason"].as_str().is_some_and(|why| why.contains("keyless"))
+    });
+    source.run("insert into added values (-1, 'planted-beside')");
+    site.until("the others go on", PATIENCE, |_| has("select count(*) from added where id = -1") == "1");
+    source.run("alter table keyless add id bigserial primary key");
+    let mended = Instant::now();
+    site.until("the mended table is copied", MINUTE, |_| has("select count(*) from keyless") == "1");
+    let taken = mended.elapsed();
+    let status = site.until_caught_up(PATIENCE);
+    assert_eq!(status["reason"], "");
+    assert_eq!(site.done("verify", &[])["equal"], true);
+    assert!(program.stop(PATIENCE).success());
+    figure(
+        "3.6",
+        "later",
+        format!(
+            "a new table in the sink after {:.0} s beside pgbench, one that got its key after {:.0} s; verify equal",
+            noticed.as_secs_f64(),
+            taken.as_secs_f64()
+        ),
+    );
+}

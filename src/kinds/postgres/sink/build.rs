@@ -1,6 +1,6 @@
 //! Making the tables that a source has and the destination lacks, and building what is better built after a load.
 //!
-//! Invariants: a table that we did not make is never altered; everything that does not fit is named at once, before
+//! Invariants: a table that we did not make is never altered (but for a column that the source got meanwhile); everything that does not fit is named at once, before
 //! anything is made; a table that we made and that waits for its keys is recorded in `driftless.made_table`, so that a run
 //! that was interrupted goes on with it.
 
@@ -15,6 +15,7 @@ use crate::kinds::postgres::shape::Shape;
 use crate::kinds::postgres::writer::destination::Destination;
 use crate::kinds::postgres::writer::session::{Session, get};
 use crate::kinds::postgres::writer::target::Target;
+use crate::kinds::postgres::writer::widen::widen;
 use crate::model::{Layout, Table};
 
 /// See [`crate::sink::Sink::prepare`].
@@ -29,7 +30,12 @@ pub async fn prepare(destination: &Destination, tables: &[Arc<Table>], load: boo
         let shape = Shape::of(table)?;
         match Target::find(&session, &shape.schema, &shape.name).await? {
             None => missing.push(shape),
-            Some(target) => {
+            Some(mut target) => {
+                // In a stream that goes on, the source's table may have got the column while nobody looked.
+                if !load && widen(&session, &target, &shape).await? {
+                    target = Target::find(&session, &shape.schema, &shape.name).await?.unwrap_or(target);
+                    destination.tables_changed();
+                }
                 let mut misfits = target.misfits(&shape);
                 let key: Vec<&str> = shape.key.iter().map(|&column| shape.columns[column].name.as_str()).collect();
                 if !target.has_key(&key) && is_settled(&session, &shape).await?.unwrap_or(true) {

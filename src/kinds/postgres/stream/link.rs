@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use crate::error::Error;
+use crate::error::{Error, Fault};
 use crate::kinds::postgres::wire::Lsn;
 
 /// Size of a read buffer.
@@ -39,6 +39,8 @@ struct State {
     ended: bool,
     deserted: bool,
     closed: bool,
+    /// Why the watch has ended the stream.
+    verdict: Option<(Fault, String)>,
     /// What the server may forget.
     released: Lsn,
     /// What somebody waits for.
@@ -54,6 +56,7 @@ pub(super) struct Link {
     for_tail: Notify,
     for_receiver: Notify,
     for_closed: Notify,
+    for_condemned: Notify,
 }
 
 /// What the tail gets when it asks.
@@ -221,6 +224,31 @@ impl Link {
         state.wanted = state.wanted.max(place);
         drop(state);
         self.for_receiver.notify_one();
+    }
+
+    // The watch's side.
+
+    /// Ends the stream: the connection is closed and the tail says why.
+    pub(super) fn condemn(&self, fault: Fault, why: &str) {
+        let mut state = self.state();
+        state.deserted = true;
+        state.verdict.get_or_insert_with(|| (fault, why.to_owned()));
+        drop(state);
+        self.for_receiver.notify_one();
+        self.for_condemned.notify_waiters();
+    }
+
+    /// Waits until the watch has ended the stream.
+    pub(super) async fn condemned(&self) -> Error {
+        loop {
+            let mut notified = std::pin::pin!(self.for_condemned.notified());
+            notified.as_mut().enable();
+            let verdict = self.state().verdict.clone();
+            if let Some((fault, why)) = verdict {
+                return Error::new(fault, why);
+            }
+            notified.await;
+        }
     }
 
     /// Waits until the connection is gone.

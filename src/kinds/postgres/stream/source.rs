@@ -10,9 +10,9 @@ use std::time::Duration;
 use tokio_postgres::Client;
 
 use super::definitions::{Catalog, Wanted};
-use super::link::Link;
 use super::receiver::{self, Plan};
 use super::tail::{PostgresTail, Setup};
+use super::watch::Watch;
 use crate::error::{Error, Result};
 use crate::kinds::postgres::admin::head::{self, Identity};
 use crate::kinds::postgres::admin::{TableName, pin, prove, slot};
@@ -41,8 +41,7 @@ pub struct PostgresSource {
     client: tokio::sync::Mutex<Option<Client>>,
     /// The server, as the last connection saw it.
     identity: Mutex<Option<Identity>>,
-    /// The connection of the last tail.
-    link: Mutex<Option<Arc<Link>>>,
+    watch: Watch,
 }
 
 impl PostgresSource {
@@ -51,14 +50,14 @@ impl PostgresSource {
     /// # Errors
     /// Config, for a connection string or a pattern that cannot be read.
     pub fn new(options: &Options) -> Result<Self> {
-        scope(options)?;
+        let feed = Endpoint::feed(options)?;
         Ok(Self {
             endpoint: Endpoint::new(options)?,
-            feed: Endpoint::feed(options)?,
+            watch: Watch::new(options, Scope::of(options)?, feed.clone()),
+            feed,
             options: options.clone(),
             client: tokio::sync::Mutex::default(),
             identity: Mutex::default(),
-            link: Mutex::default(),
         })
     }
 
@@ -76,10 +75,6 @@ impl PostgresSource {
         }
     }
 
-    fn last_link(&self) -> Option<Arc<Link>> {
-        self.link.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
     async fn ask_head(&self) -> Result<Checkpoint> {
         let identity = self.known_identity().await?;
         let mut held = self.client.lock().await;
@@ -89,7 +84,7 @@ impl PostgresSource {
         let Some(client) = held.as_ref() else { return Err(Error::bug("a session that was just made is gone")) };
         let at = head::flushed(client).await?;
         // Whoever asks will wait for it.
-        if let Some(link) = self.last_link() {
+        if let Some(link) = self.watch.link() {
             link.want(at);
         }
         Ok([(identity.partition(&self.options.slot()), at.position())].into_iter().collect())
@@ -97,24 +92,27 @@ impl PostgresSource {
 
     async fn make_pin(&self) -> Result<Checkpoint> {
         let client = self.endpoint.session(&Session::ADMIN).await?;
-        let tables = catalog::find(&client, &scope(&self.options)?, Need::Tail).await?.all()?;
+        let tables = catalog::find(&client, &Scope::of(&self.options)?, Need::Tail).await?.all()?;
         drop(client);
         let names: Vec<_> = tables.into_iter().map(|shape| TableName::new(shape.schema, shape.name)).collect();
         let pin = pin::pin(&self.feed, &self.options, &names).await?;
+        self.watch.pinned(&names).await;
         let checkpoint = pin.checkpoint(&self.options.slot());
         *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = Some(pin.identity);
         Ok(checkpoint)
     }
 
     async fn open(&self, from: &Checkpoint, pool: &Pool) -> Result<PostgresTail> {
-        if let Some(last) = self.last_link() {
+        if let Some(last) = self.watch.link() {
             // If it does not come in time, the slot is found in use, which is said below.
             drop(tokio::time::timeout(LAST_STREAM, last.closed()).await);
         }
         let name = self.options.slot();
         let mut conn = self.feed.replication().await?;
         let client = self.feed.session(&Session::ADMIN).await?;
-        let tables = catalog::find(&client, &scope(&self.options)?, Need::Tail).await?.all()?;
+        let found = catalog::find(&client, &Scope::of(&self.options)?, Need::Tail).await?;
+        self.watch.admit(&client, &found).await?;
+        let tables = found.all()?;
         let identity = self.identify(&mut conn).await?;
         let ancestors = head::ancestors(&mut conn, identity.timeline).await?;
         let state = slot::inspect(&client, &name).await?;
@@ -137,7 +135,7 @@ impl PostgresSource {
         };
         let ReplicationConn { stream, buf, .. } = conn;
         let link = receiver::start(stream, &buf, plan).await?;
-        *self.link.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&link));
+        self.watch.follows(&link);
         let partition = identity.partition(&name);
         let wanted = wanted(&self.options, &tables)?;
         let definitions = Arc::new(Catalog::new(self.feed.clone(), client, wanted, binary, tables));
@@ -165,12 +163,9 @@ impl Source for PostgresSource {
     fn tail<'a>(&'a self, from: &'a Checkpoint, pool: &'a Pool) -> Fut<'a, Box<dyn Tail>> {
         Box::pin(async move { Ok(Box::new(self.open(from, pool).await?) as Box<dyn Tail>) })
     }
-}
 
-fn scope(options: &Options) -> Result<Scope> {
-    match options.layout {
-        Layout::Teleport => Ok(Scope::Teleport),
-        Layout::Raw => patterns(options).map(Scope::Raw),
+    fn concern(&self) -> Option<String> {
+        self.watch.concern()
     }
 }
 

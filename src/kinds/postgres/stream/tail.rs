@@ -397,7 +397,15 @@ impl PostgresTail {
 
 impl Tail for PostgresTail {
     fn next(&mut self) -> Fut<'_, Batch> {
-        Box::pin(self.advance())
+        let link = Arc::clone(&self.link);
+        Box::pin(async move {
+            tokio::select! {
+                biased;
+                // Also where no credit comes because nothing is taken from us.
+                error = link.condemned() => Err(error),
+                batch = self.advance() => batch,
+            }
+        })
     }
 
     fn release<'a>(&'a mut self, upto: &'a Checkpoint) -> Fut<'a, ()> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::session::Session;
 use super::target::{Binding, Target};
+use super::widen::widen;
 use crate::error::{Error, Result};
 use crate::kinds::postgres::kvrow;
 use crate::kinds::postgres::shape::Shape;
@@ -46,7 +47,12 @@ impl Bindings {
             Layout::Teleport => (session.schema.as_str(), "kv"),
             Layout::Raw => (shape.schema.as_str(), shape.name.as_str()),
         };
-        let target = self.target(session, schema, name).await?;
+        let mut target = self.target(session, schema, name).await?;
+        if layout == Layout::Raw && widen(session, &target, &shape).await? {
+            self.targets.retain(|known| known.name != target.name);
+            self.bound.retain(|known| known.target.name != target.name);
+            target = self.target(session, schema, name).await?;
+        }
         let binding = Arc::new(Binding::new(table, shape, target, layout == Layout::Teleport)?);
         if self.bound.len() == Self::KEPT {
             self.bound.clear();

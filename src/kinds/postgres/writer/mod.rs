@@ -16,6 +16,7 @@ pub mod session;
 pub mod sort;
 pub mod sql;
 pub mod target;
+pub mod widen;
 
 use std::sync::Arc;
 

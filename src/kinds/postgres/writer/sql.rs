@@ -206,10 +206,10 @@ mod tests {
     }
 
     #[test]
-    fn a_temporary_table_needs_no_casts() {
+    fn a_temporary_table_holds_text_as_text_and_the_statement_casts_it() {
         assert_eq!(
             delete("x", &feed(Some("p.t")), &[0, 1]),
-            "delete from x t using p.t s where t.\"k\" = s.c0 and t.\"v\" = s.c1"
+            "delete from x t using p.t s where t.\"k\" = s.c0 and t.\"v\" = s.c1::jsonb"
         );
     }
 
