@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::faults::Swarm;
 use crate::machine::{Machine, Pid};
-use crate::oracle::Oracle;
+use crate::oracle::{Meddled, Oracle};
 use crate::rng::Rng;
 use crate::writer::Writer;
 
@@ -161,7 +161,8 @@ pub struct Run {
     next_pid: Pid,
     restart_in: usize,
     world_backup: Option<Backup>,
-    sink_backup: Option<SinkBackup>,
+    /// And which of its rows somebody else had changed.
+    sink_backup: Option<(SinkBackup, Meddled)>,
     /// Something was done to the stores after which a gap is right.
     gap_is_due: bool,
     repair: Option<oneshot::Receiver<Outcome<Tally>>>,
@@ -585,11 +586,12 @@ impl Run {
 
     fn sink_back(&mut self) {
         match &self.sink_backup {
-            Some(backup) if self.rng.coin() => {
-                let backup = backup.clone();
+            Some((backup, meddled)) if self.rng.coin() => {
+                let (backup, meddled) = (backup.clone(), meddled.clone());
                 self.restore_sink(&backup);
+                self.oracle.meddled.extend(meddled);
             }
-            _ => self.sink_backup = Some(self.sink.backup()),
+            _ => self.sink_backup = Some((self.sink.backup(), self.oracle.meddled.clone())),
         }
     }
 
