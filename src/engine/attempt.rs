@@ -122,6 +122,8 @@ impl<'a> Attempt<'a> {
         let tables = pipeline.source_store.tables().await?;
         let mut plan = plan::plan(lanes, &pipeline.settings.scope.extent, lost, self.foreign);
         let first = matches!(plan, Plan::Pin { heal: false, .. } | Plan::Load { .. });
+        let settled = plan::settled(plan::newest(lanes, "!snapshot/"));
+        self.signals.set_consistent(plan == Plan::Follow && lanes.iter().all(|lane| lane.names(&settled)));
         pipeline.sink.prepare(&tables, first).await?;
         if let Plan::Pin { generation, heal } = plan {
             self.pin(generation, heal, lanes).await?;
@@ -217,7 +219,11 @@ impl<'a> Attempt<'a> {
         done: Done,
         signals: &Signals,
     ) -> Runner {
-        let patches = Patches::new(Arc::clone(&pipeline.source_store), Arc::clone(&pipeline.sink_store));
+        let patches = Patches::new(
+            Arc::clone(&pipeline.source),
+            Arc::clone(&pipeline.source_store),
+            Arc::clone(&pipeline.sink_store),
+        );
         let in_flight = pipeline.sink.limits().in_flight;
         let clock = Arc::clone(&pipeline.clock);
         Runner::new(number, lane, writer, work, in_flight, Some(patches), done, signals.clone(), clock)
@@ -381,6 +387,9 @@ async fn holds_foreign_data(pipeline: &Pipeline) -> Result<bool> {
         if page.rows().any(|row| pipeline.bridge.takes(row)) {
             if pipeline.settings.force {
                 return Ok(true);
+            }
+            if pipeline.sink.inspect(&pipeline.settings.stream).await?.is_some() {
+                return Err(Error::transient("open the destination: another process began to fill it in the meantime"));
             }
             let table = &range.table.name;
             let what = if table.is_empty() { "items".to_owned() } else { format!("rows in {table}") };

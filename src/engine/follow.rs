@@ -67,9 +67,10 @@ pub(crate) async fn run(
             forget_ended(attempt)?;
         }
         if matches!(beside.settling, Settling::WantHead) && beside.target.is_none() {
+            attempt.signals.clear_ahead();
             beside.target = Some(pipeline.source.head());
         }
-        settled(attempt, &mut beside.settling, made_progress);
+        settled(attempt, &mut beside.settling, made_progress)?;
         show(attempt, &beside.settling);
         match attempt.event(beside.next(tail.as_mut(), repairs)).await? {
             Event::Came(Came::Batch(batch)) => {
@@ -215,16 +216,27 @@ fn compared(attempt: &Attempt<'_>, tally: Result<Tally>, asked: Option<RepairReq
     Ok(())
 }
 
-fn settled(attempt: &Attempt<'_>, settling: &mut Settling, made_progress: &mut bool) {
-    let Settling::Until(head) = settling else { return };
-    if !attempt.dispatcher.frontier().checkpoint().covers(head) {
-        return;
+fn settled(attempt: &mut Attempt<'_>, settling: &mut Settling, made_progress: &mut bool) -> Result<()> {
+    let Settling::Until(head) = settling else { return Ok(()) };
+    let frontier = attempt.dispatcher.frontier().checkpoint();
+    if !frontier.covers(head) || attempt.dispatcher.is_open() {
+        return Ok(());
+    }
+    if attempt.signals.is_ahead() {
+        *settling = Settling::WantHead;
+        return Ok(());
+    }
+    // From here on nothing is read ahead of the tail, not by a later attempt either.
+    let mark = plan::settled(plan::newest(std::slice::from_ref(frontier), "!snapshot/"));
+    if !frontier.names(&mark) {
+        attempt.dispatcher.mark(&[], &[(mark, Position::End)])?;
     }
     *settling = Settling::Done;
     *made_progress = true;
     attempt.signals.set_consistent(true);
     report::consistency(attempt.pipeline.settings.stream.as_str(), true);
     attempt.pipeline.status.update(|status| status.consistent = true);
+    Ok(())
 }
 
 fn show(attempt: &Attempt<'_>, settling: &Settling) {

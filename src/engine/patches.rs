@@ -1,71 +1,82 @@
-//! Patches that meet no row while the first copy or a healing is under way.
+//! Patches while the first copy or a healing is under way, when the sink's rows may be newer than the tail or missing.
 //!
-//! A row can move its key across the place that the scan has reached while one of its large values is not in the log: then
-//! neither place was copied, and the patch cannot be filled from the sink. Before the sink is consistent such a row is read
-//! from the source, and dropped if the source has none: whatever happened to it later follows in the tail. A patch that
-//! moves nothing and meets no row is dropped: the row was gone when the scan came by, or the walk has not come by yet.
-//! Once consistent, a patch without its row is corruption, and the sink says so.
+//! A patch that moved a row takes its older image from another key. What lies there in the sink may be a later row of that
+//! key, or nothing, because the scan came by at another time; and nothing that follows would mend a wrong value that is not
+//! in the log. So until the sink is consistent the moved row is read from the source instead, and removed if the source has
+//! none: whatever happened to it later follows in the tail. A patch that moves nothing is filled from what is there, since
+//! any other life of its key begins with a whole row in the tail; where nothing is there it is dropped: the row was gone
+//! when the scan came by, or the walk has not come by yet. Once consistent, a patch without its row is corruption, and the
+//! sink says so.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasher;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use foldhash::fast::FixedState;
 
 use crate::error::Result;
 use crate::model::{Batch, Changes, Op};
+use crate::source::Source;
 use crate::store::Store;
 
-/// Keys that the staged part of a source transaction has written: their rows are in the sink, and nobody can see them yet.
-/// Remembered by hash; a collision makes the sink refuse a patch rather than write something wrong.
-// LIMIT: eight bytes for each key of one transaction, and only until the sink is consistent.
+/// What the staged part of a source transaction did to keys: nobody can see it in the sink yet. Keys are remembered by
+/// hash; a collision makes the sink refuse a patch rather than write something wrong.
+// LIMIT: nine bytes for each key of one transaction, and only until the sink is consistent.
+#[derive(Debug, Default)]
+pub struct Staged(HashMap<String, Touched>);
+
 #[derive(Debug)]
-pub struct Staged {
-    keys: HashSet<u64, FixedState>,
-    hasher: FixedState,
+struct Touched {
+    cleared: bool,
+    /// Whether the key's row is there.
+    keys: HashMap<u64, bool, FixedState>,
 }
 
-impl Default for Staged {
-    fn default() -> Self {
-        let hasher = FixedState::with_seed(0x0073_7461_6765);
-        Self { keys: HashSet::with_hasher(hasher.clone()), hasher }
-    }
-}
+const HASHER: FixedState = FixedState::with_seed(0x0073_7461_6765);
 
 impl Staged {
     /// These changes are staged.
     pub fn note(&mut self, changes: &Changes) {
         for row in changes.iter() {
-            let key = self.hasher.hash_one((row.table.name.as_str(), row.key));
-            match row.op {
-                Op::Put | Op::Patch => drop(self.keys.insert(key)),
-                Op::Delete => drop(self.keys.remove(&key)),
-                Op::Clear => {}
+            if !self.0.contains_key(&row.table.name) {
+                let touched = Touched { cleared: false, keys: HashMap::with_hasher(HASHER) };
+                self.0.insert(row.table.name.clone(), touched);
+            }
+            let Some(touched) = self.0.get_mut(&row.table.name) else { continue };
+            if row.op == Op::Clear {
+                touched.cleared = true;
+                touched.keys.clear();
+            } else {
+                touched.keys.insert(HASHER.hash_one(row.key), row.op != Op::Delete);
             }
         }
     }
 
     /// What was staged is committed.
     pub fn clear(&mut self) {
-        self.keys.clear();
+        self.0.clear();
     }
 
-    fn has(&self, table: &str, key: &[u8]) -> bool {
-        self.keys.contains(&self.hasher.hash_one((table, key)))
+    /// Whether the staged part left a row under this key; `None` if it did not touch it.
+    fn has(&self, table: &str, key: &[u8]) -> Option<bool> {
+        let touched = self.0.get(table)?;
+        touched.keys.get(&HASHER.hash_one(key)).copied().or_else(|| touched.cleared.then_some(false))
     }
 }
 
 /// Looks at the two stores for rows that patches need.
 #[derive(Clone)]
 pub struct Patches {
-    source: Arc<dyn Store>,
-    sink: Arc<dyn Store>,
+    source: Arc<dyn Source>,
+    source_store: Arc<dyn Store>,
+    sink_store: Arc<dyn Store>,
 }
 
 impl Patches {
     /// Reads from these stores.
-    pub fn new(source: Arc<dyn Store>, sink: Arc<dyn Store>) -> Self {
-        Self { source, sink }
+    pub fn new(source: Arc<dyn Source>, source_store: Arc<dyn Store>, sink_store: Arc<dyn Store>) -> Self {
+        Self { source, source_store, sink_store }
     }
 
     /// Whether any change is a patch.
@@ -73,32 +84,43 @@ impl Patches {
         changes.iter().any(|row| row.op == Op::Patch)
     }
 
-    /// The same changes without patches whose older image is neither in the sink nor staged; those that moved a row are
-    /// replaced by the source's row, if it has one. Everything before them must have landed or be staged.
-    pub async fn resolve(&self, changes: &Changes, staged: &Staged) -> Result<Changes> {
-        let mut orphans = Vec::new();
+    /// The same changes, with the source's row in the place of each patch that moved one, and without patches that move
+    /// nothing and whose row is neither in the sink nor staged. Sets `ahead` if a row was read. Everything before these
+    /// changes must have landed or be staged.
+    pub async fn resolve(&self, changes: &Changes, staged: &Staged, ahead: &AtomicBool) -> Result<Changes> {
+        let mut resolved = changes.clone();
+        let (mut moved, mut gone) = (Vec::new(), HashSet::new());
         for index in 0..changes.len() {
             let row = changes.row(index);
-            let older = row.from.unwrap_or(row.key);
-            if row.op == Op::Patch && !staged.has(&row.table.name, older) {
-                let found = self.sink.get(row.table, &[older], Batch::unpooled()).await?;
-                if found.is_empty() {
-                    orphans.push(index);
-                }
-            }
-        }
-        let mut resolved = changes.clone();
-        let mut gone = HashSet::new();
-        for index in orphans {
-            let row = changes.row(index);
-            if row.from.is_none_or(|from| from == row.key) {
-                gone.insert(index);
+            if row.op != Op::Patch {
                 continue;
             }
-            let image = self.source.get(row.table, &[row.key], Batch::unpooled()).await?;
+            if row.from.is_some_and(|from| from != row.key) {
+                moved.push(index);
+                continue;
+            }
+            let is_there = match staged.has(&row.table.name, row.key) {
+                Some(is_there) => is_there,
+                None => !self.sink_store.get(row.table, &[row.key], Batch::unpooled()).await?.is_empty(),
+            };
+            if !is_there {
+                gone.insert(index);
+            }
+        }
+        if !moved.is_empty() {
+            // ORDERING: Relaxed; what publishes the commit publishes this with it.
+            ahead.store(true, Ordering::Relaxed);
+            // A reader that lags behind the log would not see the row yet.
+            self.source.head().await?;
+            self.source_store.visible().await?;
+        }
+        for index in moved {
+            let row = changes.row(index);
+            let image = self.source_store.get(row.table, &[row.key], Batch::unpooled()).await?;
             match image.rows().next() {
                 Some(image) => resolved.rewrite(index, Op::Put, image.body),
-                None => drop(gone.insert(index)),
+                // It may stand in the place of an earlier removal.
+                None => resolved.rewrite(index, Op::Delete, &[]),
             }
         }
         resolved.retain(|index| !gone.contains(&index));

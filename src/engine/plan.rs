@@ -7,6 +7,7 @@
 //! | `!snapshot/<n>` | generation *n* is pinned in this lane; `End`: its walk over the source is finished |
 //! | `!snapshot/<n>/<range>` | how far that walk has come in a range; dropped when the walk is finished |
 //! | `!sweep/<n>`, `!sweep/<n>/<range>` | the same for the walk over the sink that removes what the source does not have; only in generations that heal |
+//! | `!settled/<n>` | `End`: the sink was consistent once in this generation, so from there on it is what the source was at the checkpoint |
 //! | `!loaded` | `End`: a whole copy was made once, so a new generation heals by difference |
 //! | `!scope/<hash>` | `End`: the tables and exclusions that the copy covers |
 //! | `!clone/<n>`, `!clone/<n>/<range>` | the same as `!snapshot` for a copy without a pin |
@@ -47,6 +48,11 @@ pub fn snapshot(generation: u64) -> PartitionId {
 /// Name of the mark of a walk over the sink.
 pub fn sweep(generation: u64) -> PartitionId {
     PartitionId::new(format!("!sweep/{generation}"))
+}
+
+/// Name of the mark that the sink was consistent once in a generation.
+pub fn settled(generation: u64) -> PartitionId {
+    PartitionId::new(format!("!settled/{generation}"))
 }
 
 /// Name of the mark of a copy without a pin.

@@ -30,6 +30,8 @@ pub struct Signals {
     pub progress: Arc<Notify>,
     /// Set once the sink is consistent: from then on a patch without its row is corruption.
     pub consistent: Arc<AtomicBool>,
+    /// Set when a row of the source went into a lane ahead of the tail, in the place of a patch without its row.
+    pub ahead: Arc<AtomicBool>,
     /// Changes committed in this attempt.
     pub changes: Arc<AtomicU64>,
     /// Set when the attempt is over: a lane that waits to try again gives up.
@@ -52,6 +54,19 @@ impl Signals {
     pub fn committed(&self) -> u64 {
         // ORDERING: Relaxed, a count for people.
         self.changes.load(Ordering::Relaxed)
+    }
+
+    /// Whether a row may stand ahead of the tail since [`Signals::clear_ahead`]: only a head that is taken after that says
+    /// when the tail has caught up with it.
+    pub fn is_ahead(&self) -> bool {
+        // ORDERING: Relaxed; the lane sets it before it sends the commit, whose landing is published with Release.
+        self.ahead.load(Ordering::Relaxed)
+    }
+
+    /// A head is about to be taken.
+    pub fn clear_ahead(&self) {
+        // ORDERING: Relaxed, see `is_ahead`.
+        self.ahead.store(false, Ordering::Relaxed);
     }
 
     /// Whether the sink is consistent.
@@ -166,7 +181,7 @@ impl Runner {
         while !self.answers.is_empty() {
             self.settle(1).await?;
         }
-        let changes = patches.resolve(&commit.changes, &self.staged).await?;
+        let changes = patches.resolve(&commit.changes, &self.staged, &self.signals.ahead).await?;
         self.staged.clear();
         let (number, forget, upto) = (commit.number, commit.forget.clone(), commit.upto.clone());
         let resolved = Arc::new(Commit { number, changes, forget, upto });
@@ -180,7 +195,7 @@ impl Runner {
             return Ok(changes);
         };
         let resolved = match Patches::any(&changes) {
-            true => Arc::new(patches.resolve(&changes, &self.staged).await?),
+            true => Arc::new(patches.resolve(&changes, &self.staged, &self.signals.ahead).await?),
             false => changes,
         };
         self.staged.note(&resolved);

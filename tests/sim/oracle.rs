@@ -10,11 +10,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use driftless::engine::plan::{self, Plan};
 use driftless::engine::route::Router;
 use driftless::kinds::memory::{Body, Landed, MemorySink, Version, World};
-use driftless::model::{Checkpoint, Position, StreamId};
+use driftless::model::{Checkpoint, PartitionId, Position, StreamId};
 use driftless::sink::Sink;
 
 /// Table, as the world counts them, and key.
-type Row = (u16, Vec<u8>);
+pub type Row = (u16, Vec<u8>);
+
+/// Rows that somebody else has changed at the sink.
+pub type Meddled = BTreeSet<Row>;
 
 /// What is known of one lane.
 #[derive(Clone, Default)]
@@ -45,13 +48,14 @@ pub struct Oracle {
     /// for keys of lanes that were consistent once.
     seen: BTreeMap<Row, isize>,
     /// Rows that somebody else has changed at the sink and that are not repaired yet.
-    pub meddled: BTreeSet<Row>,
+    pub meddled: Meddled,
     /// The furthest that all lanes had passed together.
     durable: Checkpoint,
-    /// A source that was set back: until a generation after this one is whole, nothing can be said.
+    /// The source was set back under its old name: until a generation after this one is whole, nothing can be said.
     stale: Option<u64>,
     pub trace: bool,
-    /// Rows change their keys, so that healing may have to read a row ahead of the tail.
+    /// Rows change their keys, so that a row may have to be read ahead of the tail: then only the owner of the stream
+    /// knows which head says that the tail has caught up, and its own mark is believed.
     pub moves: bool,
     /// Number of states that were held against the source.
     pub looks: u64,
@@ -82,10 +86,10 @@ impl Oracle {
     }
 
     /// The source was set back.
-    pub fn forget_source(&mut self) {
+    pub fn forget_source(&mut self, new_lineage: bool) {
         self.forget();
         self.durable = self.sink.record(&self.stream).map(|record| record.frontier()).unwrap_or_default();
-        self.stale = Some(self.generation());
+        self.stale = (!new_lineage).then(|| self.generation());
     }
 
     /// The sink or the source was set back: what was seen before says nothing about what comes. What was durable once may
@@ -94,7 +98,6 @@ impl Oracle {
         drop(self.sink.landed());
         self.mirror = self.sink.rows().into_iter().map(|((table, key), body)| (self.row(&table, &key), body)).collect();
         self.seen.clear();
-        self.meddled.clear();
         let record = self.sink.record(&self.stream);
         for (number, lane) in self.lanes.iter_mut().enumerate() {
             let stands = record.as_ref().and_then(|record| record.lanes.get(number)).cloned().unwrap_or_default();
@@ -219,14 +222,23 @@ impl Oracle {
         let checkpoints: Vec<_> = self.lanes.iter().map(|lane| lane.checkpoint.clone()).collect();
         let whole = plan::plan(&checkpoints, &self.extent, false, false) == Plan::Follow;
         let head = self.world.newest();
-        let stale = self.stale.is_some_and(|stale| self.generation() <= stale);
+        let moves = self.moves;
+        let lineage =
+            |partition: &PartitionId| partition.as_str().rsplit_once('/').map(|(lineage, _)| lineage.to_owned());
+        let ours = head.iter().next().and_then(|(partition, _)| lineage(partition));
+        let tails = checkpoints.iter().flat_map(Checkpoint::iter).map(|(partition, _)| partition);
+        let foreign = tails.filter(|partition| !partition.is_engine()).any(|partition| lineage(partition) != ours);
+        let stale = foreign || self.stale.is_some_and(|stale| self.generation() <= stale);
         for lane in &mut self.lanes {
             if !whole || stale {
                 (lane.settling, lane.consistent) = (None, false);
                 continue;
             }
             let settling = lane.settling.get_or_insert_with(|| head.clone());
-            lane.consistent |= lane.passed.covers(settling);
+            lane.consistent |= match moves {
+                true => lane.checkpoint.names(&plan::settled(lane.generation)),
+                false => lane.passed.covers(settling),
+            };
         }
     }
 
@@ -261,9 +273,11 @@ impl Oracle {
                         describe(shown(due))
                     ));
                 }
-                // The copy is whole, but what is newer than the checkpoint may have been copied already.
+                // The first copy is whole, but what is newer than the checkpoint may have been copied already. (A walk that
+                // heals leaves a row alone which the tail is about to set right.)
                 let is_newer = |index| moment(shown(index)) == moment(state);
-                if lane.settling.is_some() && !(due..versions.len() as isize).any(is_newer) {
+                let heals = lane.checkpoint.names(&plan::sweep(lane.generation));
+                if lane.settling.is_some() && !heals && !(due..versions.len() as isize).any(is_newer) {
                     return Err(format!(
                         "P2: {} is {} at {}, older than {}",
                         name(),
@@ -300,6 +314,12 @@ impl Oracle {
             return Ok(());
         }
         Err(format!("P1: the source was released up to {released} while {allowed} was durable"))
+    }
+
+    /// Rows that somebody else changed, and that are as they should be again without anybody having written them since.
+    pub fn forgive(&mut self) {
+        let (source, mirror, tables) = (self.world.rows(), &self.mirror, &self.tables);
+        self.meddled.retain(|row| source.get(&(tables[usize::from(row.0)].clone(), row.1.clone())) != mirror.get(row));
     }
 
     /// P1: the sink is the source.

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::faults::Swarm;
 use crate::machine::{Machine, Pid};
-use crate::oracle::Oracle;
+use crate::oracle::{Meddled, Oracle};
 use crate::rng::Rng;
 use crate::writer::Writer;
 
@@ -161,7 +161,8 @@ pub struct Run {
     next_pid: Pid,
     restart_in: usize,
     world_backup: Option<Backup>,
-    sink_backup: Option<SinkBackup>,
+    /// And which of its rows somebody else had changed.
+    sink_backup: Option<(SinkBackup, Meddled)>,
     /// Something was done to the stores after which a gap is right.
     gap_is_due: bool,
     repair: Option<oneshot::Receiver<Outcome<Tally>>>,
@@ -201,7 +202,8 @@ impl Run {
         };
         let mut rng = Rng::new(7);
         let writer = Writer::new(&mut rng, 1, false);
-        let run = Self::with(shape, writer, rng, std::env::var_os("DRIFTLESS_TRACE").is_some());
+        let traced = std::env::var_os("DRIFTLESS_TRACE").is_some() && std::env::var_os("DRIFTLESS_SEED").is_none();
+        let run = Self::with(shape, writer, rng, traced);
         run.faults_on.store(false, Ordering::Relaxed);
         run
     }
@@ -287,15 +289,16 @@ impl Run {
 
     /// Looks at processes and at both ends.
     pub fn look(&mut self) -> Result<(), String> {
-        self.oracle.look()?;
         let epoch = self.sink.record(&self.stream).and_then(|record| record.lanes.iter().map(|lane| lane.epoch).max());
+        self.oracle.look()?;
         for process in &mut self.processes {
             let told = process.status.update(|status| (status.consistent, status.state, status.gaps, status.epoch));
             let (consistent, state, gaps, its_epoch) = told;
             if consistent && state == State::Gap {
                 return Err(format!("P6: process {} says consistent in a gap", process.pid));
             }
-            if consistent && process.fresh && Some(its_epoch) == epoch && !self.oracle.is_consistent() {
+            let owns = process.fresh && Some(its_epoch) == epoch;
+            if consistent && owns && !self.oracle.is_consistent() && !self.oracle.moves {
                 return Err(format!("process {} says consistent, and the sink is not", process.pid));
             }
             self.report.gaps += gaps - process.gaps;
@@ -440,7 +443,7 @@ impl Run {
         self.world.restore(backup, new_lineage);
         self.gap_is_due = true;
         self.processes.iter_mut().for_each(|process| process.fresh = false);
-        self.oracle.forget_source();
+        self.oracle.forget_source(new_lineage);
     }
 
     /// The source forgets its history.
@@ -583,11 +586,12 @@ impl Run {
 
     fn sink_back(&mut self) {
         match &self.sink_backup {
-            Some(backup) if self.rng.coin() => {
-                let backup = backup.clone();
+            Some((backup, meddled)) if self.rng.coin() => {
+                let (backup, meddled) = (backup.clone(), meddled.clone());
                 self.restore_sink(&backup);
+                self.oracle.meddled.extend(meddled);
             }
-            _ => self.sink_backup = Some(self.sink.backup()),
+            _ => self.sink_backup = Some((self.sink.backup(), self.oracle.meddled.clone())),
         }
     }
 
@@ -680,6 +684,7 @@ impl Run {
         if !process.status.update(follows) {
             return false;
         }
+        self.oracle.forgive();
         if !self.oracle.meddled.is_empty() {
             if self.repair.is_none() {
                 self.ask_for_repair();

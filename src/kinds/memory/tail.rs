@@ -57,11 +57,13 @@ impl MemoryTail {
             return Err(Error::transient("follow a memory source: the connection was lost"));
         }
         let shards = &state.data.shards;
-        let gone = |(partition, given): &(&PartitionId, &Given)| {
-            !given.ended && !shards.iter().any(|shard| shard.id == **partition)
-        };
-        if let Some((partition, _)) = self.given.iter().find(gone) {
-            return Err(lost(&format!("{partition} is no longer there")));
+        let listed = |partition: &PartitionId| shards.iter().any(|shard| shard.id == *partition);
+        let given = self.given.iter().filter(|(_, given)| !given.ended).map(|(partition, _)| partition);
+        let parents =
+            shards.iter().filter(|shard| !self.given.contains_key(&shard.id)).flat_map(|shard| &shard.parents);
+        let unknown = parents.filter(|parent| !self.given.contains_key(parent));
+        if let Some(gone) = given.chain(unknown).find(|partition| !listed(partition)) {
+            return Err(lost(&format!("{gone} is no longer there")));
         }
         // A transaction that was begun is ended first.
         let open = shards.iter().position(|shard| self.given(&shard.id).changes > 0);
