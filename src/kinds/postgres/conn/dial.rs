@@ -88,7 +88,8 @@ pub async fn open(
         return match way {
             Way::TlsIfOffered | Way::Clear => Ok(Stream::Tcp(stream)),
             Way::Tls => Err(Failure::Final(Error::config(format!(
-                "connect to PostgreSQL at {target}: the server has no TLS (ssl = off) and sslmode asks for it"
+                "connect to PostgreSQL at {target}: {}",
+                tls.missing()
             )))),
         };
     }
