@@ -129,7 +129,8 @@ fn rows_that_the_destination_refuses_are_told_without_their_values() {
     let source = PgDb::empty(pg::primary(), "secrets_raw");
     let sink = PgDb::empty(pg::secondary(), "secrets_raw");
     source.run("create table t (id text primary key, mail text not null unique, v text)");
-    source.run("insert into t select 'planted-' || i, 'planted-mail-' || i, 'planted-v' from generate_series(1, 500) i");
+    source
+        .run("insert into t select 'planted-' || i, 'planted-mail-' || i, 'planted-v' from generate_series(1, 500) i");
     let site = Site::watched(
         "secrets-raw",
         &format!(

@@ -100,7 +100,11 @@ fn a_destination_with_somebody_elses_data_is_refused_without_force_and_nothing_i
         let finished = other.run("clone", &[]);
         assert_eq!(finished.code, Some(2), "{}", finished.stderr);
     }
-    figure("3.9", "standby", "SQLite and PostgreSQL with somebody else's data: refused and untouched, equal with force");
+    figure(
+        "3.9",
+        "standby",
+        "SQLite and PostgreSQL with somebody else's data: refused and untouched, equal with force",
+    );
 }
 
 #[test]

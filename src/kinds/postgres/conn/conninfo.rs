@@ -408,7 +408,10 @@ impl Given {
                 let host = match hosts.get(at).map(String::as_str).unwrap_or_default() {
                     "" => address.map_or_else(|| Host::Unix(SOCKETS.into()), |a| Host::Tcp(a.to_string())),
                     dir if dir.starts_with('/') && address.is_some() => {
-                        return Err(wrong("hostaddr", "stands beside the directory of a socket in `host`; leave one of them out"));
+                        return Err(wrong(
+                            "hostaddr",
+                            "stands beside the directory of a socket in `host`; leave one of them out",
+                        ));
                     }
                     dir if dir.starts_with('/') => Host::Unix(dir.into()),
                     name if name.starts_with('@') => {
@@ -461,8 +464,15 @@ mod tests {
         ] {
             assert_eq!(targets(text), expected, "{text}");
         }
-        for text in ["host=a,b port=1,2,3", "host=a,b hostaddr=1.1.1.1", "port=0", "port=x", "hostaddr=name", "host=@a", "host=/run/pg hostaddr=10.0.0.1"]
-        {
+        for text in [
+            "host=a,b port=1,2,3",
+            "host=a,b hostaddr=1.1.1.1",
+            "port=0",
+            "port=x",
+            "hostaddr=name",
+            "host=@a",
+            "host=/run/pg hostaddr=10.0.0.1",
+        ] {
             assert!(parse_in(text, &[("USER", "me")]).is_err(), "{text}");
         }
     }

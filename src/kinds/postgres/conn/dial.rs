@@ -87,10 +87,9 @@ pub async fn open(
     if !direct && !ask_for_tls(&mut stream, target).await? {
         return match way {
             Way::TlsIfOffered | Way::Clear => Ok(Stream::Tcp(stream)),
-            Way::Tls => Err(Failure::Final(Error::config(format!(
-                "connect to PostgreSQL at {target}: {}",
-                tls.missing()
-            )))),
+            Way::Tls => {
+                Err(Failure::Final(Error::config(format!("connect to PostgreSQL at {target}: {}", tls.missing()))))
+            }
         };
     }
     let name = match &target.host {
