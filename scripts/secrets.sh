@@ -48,7 +48,11 @@ if [ -z "$kept" ]; then
   mkdir "$kept"
   chmod 1777 "$kept"
   unset DRIFTLESS_PROVE
-  DRIFTLESS_KEEP_LOGS="$kept" cargo test --locked --no-fail-fast
+  if ! DRIFTLESS_KEEP_LOGS="$kept" cargo test --locked --no-fail-fast; then
+    trap - EXIT
+    echo "a test has failed, so that what follows it was not run; the logs are in $kept" >&2
+    exit 1
+  fi
 fi
 
 # Then, that every server log, and output and pages of programs, would have shown a secret.
