@@ -10,6 +10,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
 
+use crate::engine::beat::Beat;
 use crate::engine::dispatch::Dispatcher;
 use crate::engine::frontier::{Done, Frontier};
 use crate::engine::lane::Lane;
@@ -188,7 +189,8 @@ impl<'a> Attempt<'a> {
             let (inbox, work) = crossbeam_channel::bounded(2 * pool.count() + 64);
             let published = Done::default();
             let lane = Lane::new(limits, Arc::clone(&pipeline.bridge), &record, pipeline.clock.now());
-            let runner = Self::runner(pipeline, number, lane, writer, work, published.clone(), &signals);
+            let runner =
+                Self::runner(pipeline, (number, record.epoch), lane, writer, work, published.clone(), &signals);
             running.push(pipeline.host.start(format!("lane-{number}"), runner));
             inboxes.push(inbox);
             done.push(published);
@@ -212,7 +214,7 @@ impl<'a> Attempt<'a> {
 
     fn runner(
         pipeline: &Pipeline,
-        number: u16,
+        (number, epoch): (u16, u64),
         lane: Lane,
         writer: Box<dyn Writer>,
         work: crossbeam_channel::Receiver<crate::engine::route::Work>,
@@ -225,8 +227,9 @@ impl<'a> Attempt<'a> {
             Arc::clone(&pipeline.sink_store),
         );
         let in_flight = pipeline.sink.limits().in_flight;
-        let clock = Arc::clone(&pipeline.clock);
-        Runner::new(number, lane, writer, work, in_flight, Some(patches), done, signals.clone(), clock)
+        let (clock, sink) = (Arc::clone(&pipeline.clock), Arc::clone(&pipeline.sink));
+        let beat = Beat::new(sink, pipeline.settings.stream.clone(), number, epoch, Arc::clone(&clock));
+        Runner::new(number, lane, writer, work, in_flight, Some(patches), done, signals.clone(), beat, clock)
     }
 
     /// Pins a new generation in every lane, and forgets what came before it.

@@ -24,7 +24,7 @@ use crate::sink::Limits;
 /// history, and sixteen lanes do not write sixteen times for one change.
 const HOLD: Duration = Duration::from_secs(1);
 
-/// LIMIT: a claim counts as abandoned after ten seconds without a commit, so an idle lane commits every two.
+/// LIMIT: a claim counts as abandoned after ten seconds in which nothing moved, so an idle lane commits every two.
 const REFRESH: Duration = Duration::from_secs(2);
 
 /// What the lane wants its runner to do.
@@ -158,6 +158,11 @@ impl Lane {
         idle.then_some(self.taken_seq)
     }
 
+    /// A source transaction is staged and its rest is still to come, so nothing can land before that.
+    pub fn is_staged(&self) -> bool {
+        self.staged
+    }
+
     /// A mark is a commit of its own: it must not be mixed with changes, because what it forgets is dropped first.
     fn take_mark(&mut self, now: Duration) -> Option<Action> {
         let clean = self.coalescer.len() == 0 && self.upto.is_empty() && !self.staged;
@@ -190,7 +195,8 @@ impl Lane {
                 Ok(Action::Wait(due))
             };
         }
-        let due = *self.held.get_or_insert(now) + HOLD;
+        // A commit that is due in any case takes along what is held.
+        let due = (*self.held.get_or_insert(now) + HOLD).min(self.last_commit + REFRESH);
         if flush || due <= now { self.commit(now, wall) } else { Ok(Action::Wait(due)) }
     }
 
@@ -489,6 +495,20 @@ mod tests {
         let commit = sent(&mut lane, Duration::from_millis(1_000)).expect("a second has passed");
         assert_eq!(commit.upto.get(&PartitionId::new("p")), &Position::at([2]));
         assert_eq!(lane.landed(Duration::from_secs(1)), 2);
+    }
+
+    #[test]
+    fn an_idle_lane_commits_every_two_seconds_whether_or_not_it_holds_positions() {
+        let mut lane = lane();
+        for (seq, at) in [(1_u8, 2_000), (2, 4_000), (3, 6_000)] {
+            let at = Duration::from_millis(at);
+            if seq > 1 {
+                lane.push(share(u64::from(seq), seq - 2, seq - 1));
+                assert!(sent(&mut lane, at - Duration::from_millis(100)).is_none());
+            }
+            assert!(sent(&mut lane, at).is_some(), "at {at:?}");
+            lane.landed(at);
+        }
     }
 
     #[test]

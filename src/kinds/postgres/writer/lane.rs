@@ -13,12 +13,12 @@ use super::destination::Destination;
 use super::feed::Sender;
 use super::fence;
 use super::pipeline::{Pipeline, Step, Trouble};
-use super::session::{Session, get};
+use super::session::Session;
 use super::sort::Sorted;
 use super::sql;
 use crate::error::{Error, Fault, Result};
 use crate::kinds::postgres::conn::translate;
-use crate::model::{Changes, Commit};
+use crate::model::{Changes, Commit, Standing};
 
 /// Whether a transaction is open with staged changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +49,9 @@ struct State {
     bindings: Bindings,
     generation: u64,
     shelf: Shelf,
-    number: i64,
+    number: u64,
+    /// The highest number that was to be committed here.
+    given: u64,
     staged: Staged,
 }
 
@@ -72,7 +74,7 @@ impl Lane {
         epoch: i64,
         foreign: bool,
         session: Session,
-        number: i64,
+        number: u64,
     ) -> Self {
         let state = State {
             session: Some(session),
@@ -80,6 +82,7 @@ impl Lane {
             generation: destination.generation(),
             shelf: Shelf::default(),
             number,
+            given: number,
             staged: Staged::Nothing,
         };
         Self { destination, stream, lane, epoch, foreign, state }
@@ -87,25 +90,27 @@ impl Lane {
 
     /// See [`crate::sink::Writer::commit`].
     pub async fn commit(&mut self, commit: &Commit) -> Result<()> {
-        let number = i64::try_from(commit.number).map_err(|_| Error::bug("commit: its number is beyond 2^63"))?;
+        let number = commit.number;
+        self.state.given = self.state.given.max(number);
         self.ready().await?;
-        if self.state.number >= number {
-            self.state.staged = Staged::Nothing;
-            return Ok(());
-        }
-        if self.state.staged == Staged::Lost {
-            return Err(self.stage_lost());
-        }
-        if self.state.number != number - 1 {
-            return Err(Error::bug(format!(
-                "commit {number} of lane {} of stream {}: the lane stands at {}",
-                self.lane, self.stream, self.state.number
-            )));
+        // What was staged is lost only for a commit that has not landed, so the standing comes first.
+        match self.standing(number) {
+            Ok(Standing::Landed) => {
+                self.state.staged = Staged::Nothing;
+                return Ok(());
+            }
+            _ if self.state.staged == Staged::Lost => return Err(self.stage_lost()),
+            other => drop(other?),
         }
         match self.state.staged {
             Staged::Open => self.finish(commit, number).await,
             _ => self.whole(commit, number).await,
         }
+    }
+
+    fn standing(&self, number: u64) -> Result<Standing> {
+        let standing = Standing::of(self.state.number, number, self.state.given);
+        standing.map_err(|error| error.during(format!("write to lane {} of stream {}", self.lane, self.stream)))
     }
 
     /// See [`crate::sink::Writer::stage`].
@@ -152,7 +157,7 @@ impl Lane {
         )
     }
 
-    async fn whole(&mut self, commit: &Commit, number: i64) -> Result<()> {
+    async fn whole(&mut self, commit: &Commit, number: u64) -> Result<()> {
         let mut way = Way::Direct;
         loop {
             let trouble = match self.attempt(&commit.changes, Frame::Whole(commit), way).await {
@@ -229,7 +234,7 @@ impl Lane {
     }
 
     /// Commits the open transaction.
-    async fn finish(&mut self, commit: &Commit, number: i64) -> Result<()> {
+    async fn finish(&mut self, commit: &Commit, number: u64) -> Result<()> {
         if !commit.changes.is_empty() {
             self.piece(&commit.changes).await?;
         }
@@ -259,11 +264,13 @@ impl Lane {
                 self.state.session = None;
                 self.state.staged = Staged::Lost;
                 self.ready().await.map_err(|error| error.during(trouble.into_error()))?;
-                if self.state.number == number {
-                    self.state.staged = Staged::Nothing;
-                    return Ok(());
+                match self.standing(number)? {
+                    Standing::Landed => {
+                        self.state.staged = Staged::Nothing;
+                        Ok(())
+                    }
+                    Standing::Next => Err(self.stage_lost()),
                 }
-                Err(self.stage_lost())
             }
         }
     }
@@ -370,20 +377,19 @@ impl Lane {
     }
 
     /// Why the lane's record did not stand at the number before.
-    async fn explain(&mut self, number: i64) -> Result<()> {
+    async fn explain(&mut self, number: u64) -> Result<()> {
         let Some(session) = &self.state.session else { return Err(fence::fenced(&self.stream, self.lane)) };
         let text = "select number from driftless.lane where stream = $1 and lane = $2 and epoch = $3 and open";
         let found = session.client.query_opt(text, &[&self.stream, &self.lane, &self.epoch]).await;
         let row = found.map_err(|error| translate(&error, "read the lane's record"))?;
-        let standing: i64 = get(&row.ok_or_else(|| fence::fenced(&self.stream, self.lane))?, 0)?;
-        self.state.number = standing;
-        if standing >= number {
-            return Ok(());
+        self.state.number = fence::number(&row.ok_or_else(|| fence::fenced(&self.stream, self.lane))?)?;
+        match self.standing(number)? {
+            Standing::Landed => Ok(()),
+            Standing::Next => Err(Error::bug(format!(
+                "commit {number} of lane {} of stream {}: its record stood elsewhere, and now where it should",
+                self.lane, self.stream
+            ))),
         }
-        Err(Error::bug(format!(
-            "commit {number} of lane {} of stream {}: its record stands at {standing}",
-            self.lane, self.stream
-        )))
     }
 }
 
