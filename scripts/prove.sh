@@ -37,6 +37,8 @@ routes() { tests routes::; }
 kills() { tests kills::; }
 pgbench() { tests raw::pgbench; }
 huge() { tests raw::huge; }
+later() { tests raw::table_made_later; }
+standby() { tests standby::; }
 peers() { scripts/bench.sh peers; }
 own() { scripts/bench.sh own; }
 secrets() { scripts/secrets.sh; }
@@ -50,4 +52,6 @@ prove 3.5 huge-transaction huge
 prove 3.6 peers peers
 prove 3.7 engine-and-delay own
 prove 3.8 secrets secrets
+prove 3.9 standby standby
+prove 3.10 later-tables later
 exit "$failed"

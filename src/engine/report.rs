@@ -6,6 +6,7 @@ use std::time::Duration;
 use metrics::{Counter, Gauge, counter, gauge};
 
 use crate::engine::heal::Tally;
+use crate::engine::plan;
 use crate::engine::status::Status;
 use crate::error::Error;
 use crate::model::{Checkpoint, Commit};
@@ -42,7 +43,8 @@ pub fn lane_committed(lane: u16, commit: &Commit) {
     if !commit.changes.is_empty() {
         handles.bytes.increment(commit.changes.bytes() as u64);
     }
-    tracing::trace!(lane, number = commit.number, changes = commit.changes.len(), upto = %commit.upto, "commit landed");
+    // Positions of a walk are keys, and keys may hold tokens: only the source's own positions are told.
+    tracing::trace!(lane, number = commit.number, changes = commit.changes.len(), upto = %plan::tail(&commit.upto), "commit landed");
 }
 
 /// A commit was not answered, or refused in a way that can pass.

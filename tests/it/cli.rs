@@ -233,7 +233,7 @@ fn a_reader_that_goes_away_is_no_error() {
     backend(&dir.join("source"));
     let path = |name: &str| dir.join(name).display().to_string();
     site.configure(&format!(
-        "src: {{type: dir, path: {}}}\ndst: {{type: sqlite, path: {}}}\n",
+        "src: {{type: dir, path: {}}}\ndst: {{type: sqlite, path: {}}}\nlisten: false\n",
         path("source"),
         path("copy")
     ));

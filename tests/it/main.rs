@@ -26,6 +26,8 @@ mod pgstream;
 #[cfg(feature = "postgresql")]
 mod pgwatch;
 mod prove;
+#[cfg(all(feature = "postgresql", feature = "sqlite"))]
+mod secrets;
 mod support;
 
 #[test]

@@ -15,8 +15,8 @@ use crate::support::pg::{self, Pg};
 const SECRET: &str = "planted-login-5c1e";
 
 /// A server with TLS, its certificates, and one role per way to log in.
-struct Secure {
-    pg: Pg,
+pub struct Secure {
+    pub pg: Pg,
     certs: PathBuf,
 }
 
@@ -66,7 +66,7 @@ fn certificate(dir: &Path, name: &str, subject: &str, extensions: &str, signatur
     openssl(dir, &args);
 }
 
-fn secure() -> &'static Secure {
+pub fn secure() -> &'static Secure {
     static SERVER: OnceLock<Secure> = OnceLock::new();
     SERVER.get_or_init(|| {
         let certs = std::env::temp_dir().join(format!("driftless-certs-{}", std::process::id()));
@@ -75,7 +75,7 @@ fn secure() -> &'static Secure {
         std::fs::set_permissions(&certs, std::fs::Permissions::from_mode(0o755)).unwrap();
         authority(&certs, "ca");
         authority(&certs, "other");
-        let server = "subjectAltName=DNS:localhost\nextendedKeyUsage=serverAuth\n";
+        let server = "subjectAltName=DNS:localhost,IP:0.0.0.0\nextendedKeyUsage=serverAuth\n";
         certificate(&certs, "server", "/CN=localhost", server, &["-sha384"]);
         certificate(&certs, "client", "/CN=cert_user", "extendedKeyUsage=clientAuth\n", &[]);
         openssl(&certs, &["rsa", "-in", "client.key", "-traditional", "-out", "client.pkcs1.key"]);
@@ -159,7 +159,7 @@ async fn connect(endpoint: &Endpoint) -> Result<Seen, Error> {
 }
 
 /// A connection string for the server with TLS.
-fn secured(user: &str, more: &str) -> String {
+pub fn secured(user: &str, more: &str) -> String {
     let port = secure().pg.port;
     let certs = secure().certs.display().to_string();
     let more = more.replace("CERTS", &certs);
@@ -205,6 +205,56 @@ async fn each_sslmode_encrypts_and_verifies_as_libpq_says() {
             (None, Err(error)) => assert_eq!(error.fault(), Fault::Config, "{user} {more}: {error}"),
             (expected, seen) => panic!("{user} {more}: expected {expected:?}, saw {seen:?}"),
         }
+    }
+}
+
+/// A server by an address that leads to this machine and does not say so.
+fn elsewhere(port: u16, more: &str) -> String {
+    format!("host=0.0.0.0 port={port} dbname=postgres user=postgres password={} {more}", pg::PASSWORD)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_elsewhere_is_verified_unless_somebody_chooses_otherwise() {
+    let port = pg::primary().port;
+    let error = connect(&endpoint(&elsewhere(port, ""))).await.unwrap_err();
+    assert_eq!(error.fault(), Fault::Config);
+    let said = error.to_string();
+    assert!(said.contains("has no TLS") && said.contains("set sslmode= deliberately"), "{said}");
+    assert!(!connect(&endpoint(&elsewhere(port, "sslmode=prefer"))).await.unwrap().encrypted);
+    let chosen = HashMap::from([("PGSSLMODE", "disable".to_owned())]);
+    assert!(!connect(&endpoint_in(&elsewhere(port, ""), &chosen).unwrap()).await.unwrap().encrypted);
+
+    let (port, certs) = (secure().pg.port, secure().certs.display());
+    let error = connect(&endpoint(&elsewhere(port, ""))).await.unwrap_err();
+    assert_eq!(error.fault(), Fault::Config);
+    assert!(error.to_string().contains("name the root that signed it in sslrootcert; without sslmode="), "{error}");
+    assert!(connect(&endpoint(&elsewhere(port, &format!("sslrootcert={certs}/other.crt")))).await.is_err());
+    for chosen in [format!("sslrootcert={certs}/ca.crt"), "sslmode=require".to_owned()] {
+        assert!(connect(&endpoint(&elsewhere(port, &chosen))).await.unwrap().encrypted, "{chosen}");
+    }
+}
+
+#[cfg(feature = "sqlite")]
+#[test]
+fn the_systems_roots_are_what_a_server_elsewhere_is_verified_by() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("clone.yaml");
+    let (src, state) = (elsewhere(secure().pg.port, ""), dir.path().join("state"));
+    let yaml = format!(
+        "name: system-roots\nsrc: {{type: postgresql, conn_string: {src:?}}}\ndst: {{type: sqlite, path: copy}}\nstate_dir: {state:?}\n"
+    );
+    std::fs::write(&config, yaml).unwrap();
+    // The variable with which OpenSSL and its like are told of another file of roots.
+    for (roots, code, said) in [
+        ("ca.crt", 0, "there is no replication slot driftless_system_roots"),
+        ("other.crt", 2, "the server's certificate is not trusted"),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_driftless"));
+        command.arg("drop-slot").arg("-c").arg(&config).env("SSL_CERT_FILE", secure().certs.join(roots));
+        let output = command.env_remove("SSL_CERT_DIR").output().unwrap();
+        let all = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{roots}: {all}");
+        assert!(all.contains(said), "{roots}: {all}");
     }
 }
 

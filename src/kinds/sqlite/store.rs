@@ -251,7 +251,8 @@ fn hex(bytes: &[u8]) -> String {
 
 fn bounds(name: &str) -> Result<(Vec<u8>, Vec<u8>)> {
     let parsed = name.split_once("..").and_then(|(from, to)| Some((unhex(from)?, unhex(to)?)));
-    parsed.ok_or_else(|| Error::corrupt(format!("read the range {name:?}: it is not a range of a SQLite table")))
+    // The name is not repeated: its bounds are keys.
+    parsed.ok_or_else(|| Error::corrupt("read the range that a checkpoint names: it is not one of a SQLite table"))
 }
 
 fn unhex(text: &str) -> Option<Vec<u8>> {

@@ -7,6 +7,6 @@ mod raw;
 #[cfg(all(feature = "postgresql", feature = "sqlite"))]
 mod routes;
 #[cfg(all(feature = "postgresql", feature = "sqlite"))]
-mod sides;
+pub mod sides;
 #[cfg(all(feature = "postgresql", feature = "sqlite"))]
 mod standby;

@@ -187,7 +187,7 @@ fn table_made_later_is_taken_within_a_minute_and_one_without_a_key_is_told() {
     assert_eq!(site.done("verify", &[])["equal"], true);
     assert!(program.stop(PATIENCE).success());
     figure(
-        "3.6",
+        "3.10",
         "later",
         format!(
             "a new table in the sink after {:.0} s beside pgbench, one that got its key after {:.0} s; verify equal",

@@ -39,7 +39,7 @@ fn a_second_process_stands_by_takes_over_within_fifteen_seconds_and_the_first_on
     assert_same(&source.dump(now_us()), &sink.dump(now_us()));
     assert!(waiting.stop(PATIENCE).success());
     figure(
-        "3",
+        "3.9",
         "standby",
         format!("took over {:.1} s after the owner stood still; the owner ended with 3", took.as_secs_f64()),
     );
@@ -192,10 +192,13 @@ fn a_second_process_of_the_same_machine_takes_over_at_once_when_the_first_is_kil
         std::thread::sleep(Duration::from_millis(20));
     }
     let epoch = site.status()["epoch"].as_u64();
+    let begun = Instant::now();
     owner.kill();
     site.until("taken over", Duration::from_secs(15), |status| {
         status["consistent"] == true && status["epoch"].as_u64() > epoch
     });
+    let took = begun.elapsed().as_secs_f64();
+    figure("3.9", "standby", format!("on the same machine: consistent {took:.1} s after the owner was killed"));
     assert!(waiting.stop(PATIENCE).success());
 }
 
@@ -228,6 +231,11 @@ fn a_destination_with_somebody_elses_data_is_refused_without_force_and_nothing_i
         let finished = other.run("clone", &[]);
         assert_eq!(finished.code, Some(2), "{}", finished.stderr);
     }
+    figure(
+        "3.9",
+        "standby",
+        "SQLite and PostgreSQL with somebody else's data: refused and untouched, equal with force",
+    );
 }
 
 #[test]
@@ -259,4 +267,5 @@ fn verify_finds_what_differs_and_repairs_it_beside_a_running_process_and_without
     let verdict = site.done("verify", &["--repair"]);
     assert_eq!((&verdict["equal"], verdict["repaired"].as_u64()), (&true.into(), Some(3)), "{verdict}");
     assert_same(&source.dump(now_us()), &sink.dump(now_us()));
+    figure("3.9", "standby", "verify found and repaired each kind of difference, beside a running process and alone");
 }

@@ -5,4 +5,5 @@ pub mod log;
 pub mod pg;
 pub mod program;
 pub mod scale;
+pub mod secrets;
 pub mod teleport;

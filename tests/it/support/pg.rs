@@ -94,7 +94,17 @@ impl Pg {
         let server = Self { port, data, bin, log };
         server.spawn(settings);
         server.wait_ready();
+        if super::scale::kept_logs().is_some() {
+            server.sing();
+        }
         server
+    }
+
+    /// Makes the server log a word, as it would log a secret of a statement that fails.
+    fn sing(&self) {
+        super::secrets::hear_the_library();
+        let sql = format!("select '{}'::int", super::secrets::CANARY);
+        assert!(self.try_psql("postgres", &sql).is_err(), "{sql}");
     }
 
     /// Starts the server process on its data directory again; the caller waits for it to be ready.

@@ -1,21 +1,29 @@
 //! The real program: started as an operator starts it, stopped, killed, and asked how it is.
 //!
-//! Everything that it writes goes to a file, which outlives the test where logs are kept (`scale::kept_logs`); then it
-//! also runs with `-v`, so that the search for leaked secrets sees the most that it ever says.
+//! Everything that it writes goes to a file, which outlives the test where logs are kept (`scale::kept_logs`). There, and
+//! on a site that asks for it, it says everything that it can (`-vvv`), and its pages are read all the time and kept beside
+//! the log, so that a search for leaked secrets sees the most that it ever tells.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::scale;
+use super::{scale, secrets};
 
 /// A folder with a configuration and a state directory, for one pipeline or several.
 pub struct Site {
     folder: tempfile::TempDir,
     log: PathBuf,
+    /// Whether the program says everything, and its pages are kept.
+    watched: bool,
 }
 
 /// What a command said and how it ended.
@@ -28,15 +36,36 @@ pub struct Finished {
 /// A program that runs. Killed when dropped.
 pub struct Running {
     child: Child,
+    pages: Option<Pages>,
 }
+
+/// Reads a program's pages all the time and keeps what has changed.
+struct Pages {
+    address: SocketAddr,
+    file: PathBuf,
+    stop: Arc<AtomicBool>,
+    reader: Option<JoinHandle<()>>,
+}
+
+/// The variable that tells a watched program where to listen.
+const LISTEN: &str = "DRIFTLESS_TEST_LISTEN";
 
 impl Site {
     /// A site with this configuration. `state_dir` is added, and `listen: false` unless the text says where to listen.
     pub fn new(name: &str, yaml: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = format!("driftless-{name}-{}.log", std::process::id());
-        let log = scale::kept_logs().unwrap_or_else(|| folder.path().to_owned()).join(file);
-        let site = Self { folder, log };
+        let kept = scale::kept_logs();
+        let watched = kept.is_some();
+        let log = kept.unwrap_or_else(|| folder.path().to_owned()).join(file);
+        let site = Self { folder, log, watched };
+        site.configure(yaml);
+        site
+    }
+
+    /// A site whose programs say everything, and whose pages are kept, in any run.
+    pub fn watched(name: &str, yaml: &str) -> Self {
+        let site = Self { watched: true, ..Self::new(name, "") };
         site.configure(yaml);
         site
     }
@@ -44,7 +73,11 @@ impl Site {
     /// Replaces the configuration.
     pub fn configure(&self, yaml: &str) {
         let state = self.folder.path().join("state");
-        let listen = if yaml.contains("listen:") { "" } else { "listen: false\n" };
+        let listen = match (yaml.contains("listen:"), self.watched) {
+            (true, _) => String::new(),
+            (false, true) => format!("listen: \"${{{LISTEN}}}\"\n"),
+            (false, false) => "listen: false\n".to_owned(),
+        };
         std::fs::write(self.config(), format!("{yaml}\nstate_dir: {}\n{listen}", state.display())).unwrap();
     }
 
@@ -66,27 +99,54 @@ impl Site {
     fn command(&self, verb: &str, options: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_driftless"));
         command.arg(verb).arg("-c").arg(self.config()).args(options);
-        if scale::kept_logs().is_some() {
-            command.arg("-v");
+        if self.watched {
+            command.arg("-vvv").env(LISTEN, "127.0.0.1:0");
         }
         command.stdin(Stdio::null()).current_dir(self.folder.path());
         command
     }
 
     fn log_file(&self) -> File {
-        OpenOptions::new().create(true).append(true).open(&self.log).unwrap()
+        secrets::appended(&self.log)
+    }
+
+    fn pages_file(&self) -> PathBuf {
+        self.log.with_extension("pages")
+    }
+
+    /// What the pages of watched programs have told so far.
+    pub fn pages(&self) -> String {
+        std::fs::read_to_string(self.pages_file()).unwrap_or_default()
+    }
+
+    /// Where the next program listens: as the configuration says, else at an address of its own, so that programs of one
+    /// site and of tests beside it do not meet.
+    fn listens(&self) -> Option<SocketAddr> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let text = std::fs::read_to_string(self.config()).unwrap_or_default();
+        let named = text.lines().find_map(|line| line.strip_prefix("listen:"))?.trim();
+        if !named.contains(LISTEN) {
+            return named.parse().ok();
+        }
+        let (run, n) = (std::process::id() % 250, COUNT.fetch_add(1, Ordering::Relaxed));
+        let address = [127, 1 + run, 1 + n / 250 % 250, 1 + n % 250].map(|part| u8::try_from(part).unwrap());
+        Some(SocketAddr::from((Ipv4Addr::from(address), 9464)))
     }
 
     /// Starts a verb and goes on.
     pub fn start(&self, verb: &str, options: &[&str]) -> Running {
         let mut command = self.command(verb, options);
+        let listens = self.listens().filter(|_| self.watched);
+        if let Some(address) = listens {
+            command.env(LISTEN, address.to_string());
+        }
         command.stdout(self.log_file()).stderr(self.log_file());
-        Running { child: command.spawn().unwrap() }
+        let child = command.spawn().unwrap();
+        Running { child, pages: listens.map(|address| Pages::read(address, self.pages_file())) }
     }
 
     /// Runs a verb to its end. What it says is also kept in the log.
     pub fn run(&self, verb: &str, options: &[&str]) -> Finished {
-        use std::io::Write as _;
         let output = self.command(verb, options).output().unwrap();
         let mut log = self.log_file();
         log.write_all(&output.stdout).and_then(|()| log.write_all(&output.stderr)).unwrap();
@@ -185,6 +245,9 @@ impl Running {
 
     /// SIGTERM, and waits for its end.
     pub fn stop(self, patience: Duration) -> ExitStatus {
+        if let Some(pages) = &self.pages {
+            Pages::keep(pages.address, &pages.file, &mut Default::default());
+        }
         self.signal(rustix::process::Signal::TERM);
         self.ended(patience)
     }
@@ -198,6 +261,52 @@ impl Running {
             }
             assert!(Instant::now() < deadline, "process {} has not ended within {patience:?}", self.pid());
             std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Pages {
+    const PATHS: [&str; 4] = ["/metrics", "/status.json", "/readyz", "/livez"];
+
+    fn read(address: SocketAddr, file: PathBuf) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (told, path) = (Arc::clone(&stop), file.clone());
+        let reader = std::thread::spawn(move || {
+            let mut last = [const { String::new() }; 4];
+            while !told.load(Ordering::Relaxed) {
+                Self::keep(address, &path, &mut last);
+                std::thread::park_timeout(Duration::from_millis(200));
+            }
+        });
+        Self { address, file, stop, reader: Some(reader) }
+    }
+
+    /// Appends those pages that are not as they were last time.
+    fn keep(address: SocketAddr, file: &Path, last: &mut [String; 4]) {
+        for (path, last) in Self::PATHS.into_iter().zip(last) {
+            let Some(page) = get(address, path).filter(|page| page != last) else { continue };
+            secrets::appended(file).write_all(format!("GET {path}\n{page}\n").as_bytes()).unwrap();
+            *last = page;
+        }
+    }
+}
+
+/// A page, if it is served.
+fn get(address: SocketAddr, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_millis(500)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(1))).ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    Some(answer)
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(reader) = self.reader.take() {
+            reader.thread().unpark();
+            drop(reader.join());
         }
     }
 }

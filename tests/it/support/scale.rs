@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-/// A word inside everything secret that a test plants (values, passwords), so that one search finds any leak.
+/// A word inside everything secret that a test plants (values, keys, passwords), so that one search finds any leak.
 pub const PLANTED: &str = "planted-";
 
 /// Whether proofs run at full size (`DRIFTLESS_PROVE=1`).

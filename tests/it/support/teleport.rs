@@ -10,6 +10,8 @@ use std::io::{BufRead, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use super::scale::PLANTED;
+
 /// 2026-04-01T12:10:30Z, the instant of expiry of the written-down examples, in nanoseconds. It has passed.
 pub const PAST: i128 = 1_775_045_430_000_000_000;
 /// The same wall clock time in 2096, for items that must still be there.
@@ -71,17 +73,17 @@ pub fn vectors() -> Vec<Item> {
 }
 
 /// The examples, and further items up to `count`: as a cluster has them, with the paging trap at every third key, so that
-/// it lies at the end of a page of any size. The same `count` always gives the same items.
+/// it lies at the end of a page of any size; most keys hold what must not be told, as those of join tokens do. The same `count` always gives the same items.
 pub fn items(count: usize) -> Vec<Item> {
     let mut all = vectors();
     for n in 0..count.saturating_sub(all.len()) {
         let family = n / 5;
         let key = match n % 5 {
-            0 => format!("/apps/app-{family:07}"),
-            1 => format!("/apps/app-{family:07}-more"),
-            2 => format!("/apps/app-{family:07}/more"),
+            0 => format!("/apps/{PLANTED}{family:07}"),
+            1 => format!("/apps/{PLANTED}{family:07}-more"),
+            2 => format!("/apps/{PLANTED}{family:07}/more"),
             3 => format!("/nodes/default/{}", uuid(family as u64)),
-            _ => format!("/web/users/user-{family:07}/params"),
+            _ => format!("/tokens/{PLANTED}{family:07}"),
         };
         // Presence expires; a spread of fractions, so that rounding is met everywhere.
         let expires = (n % 5 == 3).then(|| FUTURE + family as i128 * 1_000_000_123);
@@ -93,7 +95,7 @@ pub fn items(count: usize) -> Vec<Item> {
 /// A value of 60 bytes to 1 KiB, every 5000th of 64 KiB.
 fn value(n: usize) -> Vec<u8> {
     let size = if n % 5000 == 4999 { 64 << 10 } else { 60 + (n * 7919) % 964 };
-    let mut text = format!("{{\"kind\":\"thing\",\"secret\":\"{}{n}\",\"fill\":\"", super::scale::PLANTED).into_bytes();
+    let mut text = format!("{{\"kind\":\"thing\",\"secret\":\"{PLANTED}{n}\",\"fill\":\"").into_bytes();
     // Not all of it is text, or an encoding that expects text would go unnoticed.
     while text.len() < size {
         text.push((n.wrapping_mul(31) + text.len() * 17) as u8);

@@ -5,7 +5,7 @@
 
 use crate::error::Error;
 use crate::kinds::postgres::admin::{check_settings, check_sink, check_source};
-use crate::kinds::postgres::conn::conninfo::{Host, SslMode};
+use crate::kinds::postgres::conn::conninfo::SslMode;
 use crate::kinds::postgres::conn::{Endpoint, ReplicationConn, Session};
 use crate::kinds::postgres::options::Options;
 
@@ -109,11 +109,7 @@ async fn try_destination(options: &Options, findings: &mut Vec<Finding>) -> Resu
 /// Whether everybody on the way may read along or answer in the server's place.
 fn transport(endpoint: &Endpoint) -> Option<Finding> {
     let info = endpoint.info();
-    let local = |host: &Host| match host {
-        Host::Unix(_) => true,
-        Host::Tcp(name) => name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback()),
-    };
-    let target = info.targets.iter().find(|target| !local(&target.host))?;
+    let target = info.targets.iter().find(|target| !target.is_local())?;
     Some(match info.tls.mode {
         SslMode::VerifyFull => Finding::ok(format!("the connection to {target} is encrypted and the server verified")),
         SslMode::VerifyCa => Finding::warning(

@@ -1,7 +1,7 @@
 //! What a connection string means, once the environment and the service file have filled what it leaves out.
 //!
 //! Follows libpq (PostgreSQL 17, "Connection Strings" and "Environment Variables"), and takes the keys of pgx that stand in
-//! Teleport's connection strings. Pure: the environment and the service file come in as closures. Invariants: every key
+//! Teleport's connection strings. One default differs: a server on another machine is verified. Pure: the environment and the service file come in as closures. Invariants: every key
 //! is known or refused by name; a key that would make a connection safer is honoured or refused, never ignored; no error
 //! repeats a value. Deliberately not here: what needs a file or the network (`passfile`, `tls`, `dial`).
 
@@ -33,6 +33,18 @@ pub struct Target {
     pub address: Option<IpAddr>,
     /// TCP port, or number in the name of the socket.
     pub port: u16,
+}
+
+impl Target {
+    /// Whether the way to it stays on this machine, as far as its name or address tells without a look-up.
+    pub fn is_local(&self) -> bool {
+        let loopback = |ip: IpAddr| ip.to_canonical().is_loopback();
+        match (&self.host, self.address) {
+            (_, Some(ip)) => loopback(ip),
+            (Host::Unix(_), None) => true,
+            (Host::Tcp(name), None) => name == "localhost" || name.parse().is_ok_and(loopback),
+        }
+    }
 }
 
 /// `host:port`, for messages.
@@ -74,6 +86,8 @@ pub enum Roots {
 pub struct TlsOptions {
     /// How much is asked for.
     pub mode: SslMode,
+    /// Whether somebody chose the mode; else it follows from where the servers are.
+    pub chosen: bool,
     /// Whether the handshake starts at once, without asking (`sslnegotiation=direct`).
     pub direct: bool,
     /// Whose certificates are trusted.
@@ -276,8 +290,10 @@ impl Given {
             ("prefer", ChannelBinding::Prefer),
             ("require", ChannelBinding::Require),
         ];
+        let targets = self.targets()?;
+        let tls = self.tls(home, targets.iter().all(Target::is_local))?;
         Ok(ConnInfo {
-            targets: self.targets()?,
+            targets,
             balance: self.choice("load_balance_hosts", false, &[("disable", false), ("random", true)])?,
             session: self.choice("target_session_attrs", TargetSession::Any, &attrs)?,
             dbname: self.take("dbname").unwrap_or_else(|| user.clone()),
@@ -290,7 +306,7 @@ impl Given {
             connect_timeout: self.seconds("connect_timeout")?.map(|t| t.max(Duration::from_secs(2))),
             channel_binding: self.choice("channel_binding", ChannelBinding::Prefer, &bindings)?,
             tcp: self.tcp()?,
-            tls: self.tls(home)?,
+            tls,
         })
     }
 
@@ -309,7 +325,9 @@ impl Given {
         })
     }
 
-    fn tls(&mut self, home: Option<PathBuf>) -> Result<TlsOptions> {
+    /// Where nobody chooses, libpq tries TLS and takes whatever answers. Here that is so only for a server on this machine
+    /// (`local`); any other must prove who it is.
+    fn tls(&mut self, home: Option<PathBuf>, local: bool) -> Result<TlsOptions> {
         let usual = |name: &str| home.as_ref().map(|home| home.join(".postgresql").join(name));
         let modes = [
             ("disable", SslMode::Disable),
@@ -325,7 +343,9 @@ impl Given {
             None => Roots::Usual(usual("root.crt")),
         };
         let system = roots == Roots::System;
-        let mode = self.choice("sslmode", if system { SslMode::VerifyFull } else { SslMode::Prefer }, &modes)?;
+        let usual_mode = if local && !system { SslMode::Prefer } else { SslMode::VerifyFull };
+        let chosen = self.0.get("sslmode").is_some_and(|mode| !mode.is_empty());
+        let mode = self.choice("sslmode", usual_mode, &modes)?;
         if system && mode != SslMode::VerifyFull {
             return Err(wrong("sslmode", "must be verify-full with sslrootcert=system"));
         }
@@ -346,6 +366,7 @@ impl Given {
         }
         Ok(TlsOptions {
             mode,
+            chosen,
             direct,
             roots,
             crl: self.take("sslcrl").map(PathBuf::from),
@@ -386,6 +407,12 @@ impl Given {
                 };
                 let host = match hosts.get(at).map(String::as_str).unwrap_or_default() {
                     "" => address.map_or_else(|| Host::Unix(SOCKETS.into()), |a| Host::Tcp(a.to_string())),
+                    dir if dir.starts_with('/') && address.is_some() => {
+                        return Err(wrong(
+                            "hostaddr",
+                            "stands beside the directory of a socket in `host`; leave one of them out",
+                        ));
+                    }
                     dir if dir.starts_with('/') => Host::Unix(dir.into()),
                     name if name.starts_with('@') => {
                         return Err(wrong("host", "cannot be a socket in the abstract namespace"));
@@ -437,8 +464,15 @@ mod tests {
         ] {
             assert_eq!(targets(text), expected, "{text}");
         }
-        for text in ["host=a,b port=1,2,3", "host=a,b hostaddr=1.1.1.1", "port=0", "port=x", "hostaddr=name", "host=@a"]
-        {
+        for text in [
+            "host=a,b port=1,2,3",
+            "host=a,b hostaddr=1.1.1.1",
+            "port=0",
+            "port=x",
+            "hostaddr=name",
+            "host=@a",
+            "host=/run/pg hostaddr=10.0.0.1",
+        ] {
             assert!(parse_in(text, &[("USER", "me")]).is_err(), "{text}");
         }
     }
@@ -461,18 +495,46 @@ mod tests {
     }
 
     #[test]
-    fn the_default_is_libpqs_and_the_system_roots_ask_for_everything() {
+    fn a_server_elsewhere_is_verified_unless_somebody_chooses_and_one_here_is_as_in_libpq() {
+        use SslMode::{Disable, Prefer, Require, VerifyFull};
+        for (text, mode, chosen) in [
+            ("", Prefer, false),
+            ("host=/run/pg", Prefer, false),
+            ("host=localhost,127.8.0.1,::1", Prefer, false),
+            ("host=db hostaddr=127.0.0.1", Prefer, false),
+            ("hostaddr=::ffff:127.0.0.1", Prefer, false),
+            ("host=db", VerifyFull, false),
+            ("host=localhost.example", VerifyFull, false),
+            ("host=localhost hostaddr=10.0.0.1", VerifyFull, false),
+            ("host=0.0.0.0", VerifyFull, false),
+            ("host=localhost,db", VerifyFull, false),
+            ("host=db sslmode=", VerifyFull, false),
+            ("host=db sslrootcert=/ca.pem", VerifyFull, false),
+            ("postgresql://u@db/d?application_name=x", VerifyFull, false),
+            ("host=db sslmode=prefer", Prefer, true),
+            ("postgresql://u@db/d?sslmode=disable", Disable, true),
+            ("host=localhost sslmode=verify-full", VerifyFull, true),
+        ] {
+            let tls = parse(text).tls;
+            assert_eq!((tls.mode, tls.chosen), (mode, chosen), "{text}");
+        }
+        let chosen = parse_in("host=db", &[("USER", "me"), ("PGSSLMODE", "require")]).unwrap().tls;
+        assert_eq!((chosen.mode, chosen.chosen), (Require, true));
+        let elsewhere = parse_in("", &[("USER", "me"), ("PGHOST", "db")]).unwrap().tls;
+        assert_eq!((elsewhere.mode, elsewhere.chosen), (VerifyFull, false));
+    }
+
+    #[test]
+    fn the_other_defaults_are_libpqs_and_the_system_roots_ask_for_everything() {
         let info = parse("host=h");
-        assert_eq!(
-            (info.tls.mode, info.tls.sni, info.channel_binding),
-            (SslMode::Prefer, true, ChannelBinding::Prefer)
-        );
+        assert_eq!((info.tls.sni, info.channel_binding), (true, ChannelBinding::Prefer));
         assert_eq!(info.tls.roots, Roots::Usual(Some("/users/me/.postgresql/root.crt".into())));
         assert_eq!(info.passfile.as_deref(), Some(std::path::Path::new("/users/me/.pgpass")));
         assert_eq!(parse("host=h sslrootcert=system").tls.mode, SslMode::VerifyFull);
         for text in [
             "sslrootcert=system sslmode=require",
             "sslnegotiation=direct sslmode=prefer",
+            "host=localhost sslnegotiation=direct",
             "ssl_max_protocol_version=TLSv1.1",
         ] {
             assert_eq!(parse_in(text, &[("USER", "me")]).unwrap_err().fault(), crate::error::Fault::Config, "{text}");

@@ -87,9 +87,9 @@ pub async fn open(
     if !direct && !ask_for_tls(&mut stream, target).await? {
         return match way {
             Way::TlsIfOffered | Way::Clear => Ok(Stream::Tcp(stream)),
-            Way::Tls => Err(Failure::Final(Error::config(format!(
-                "connect to PostgreSQL at {target}: the server has no TLS (ssl = off) and sslmode asks for it"
-            )))),
+            Way::Tls => {
+                Err(Failure::Final(Error::config(format!("connect to PostgreSQL at {target}: {}", tls.missing()))))
+            }
         };
     }
     let name = match &target.host {

@@ -26,7 +26,10 @@ use crate::kinds::postgres::conn::verifier::{Check, Verifier};
 const ALPN: &[u8] = b"postgresql";
 
 /// What handshakes need, read from files once per connection attempt, so that renewed certificates are picked up.
-pub struct TlsSetup(Arc<ClientConfig>);
+pub struct TlsSetup {
+    config: Arc<ClientConfig>,
+    chosen: bool,
+}
 
 impl TlsSetup {
     /// Reads roots, revocations and the client certificate. Blocking, briefly: small local files.
@@ -50,7 +53,17 @@ impl TlsSetup {
         };
         config.alpn_protocols = vec![ALPN.to_vec()];
         config.enable_sni = options.sni;
-        Ok(Self(Arc::new(config)))
+        Ok(Self { config: Arc::new(config), chosen: options.chosen })
+    }
+
+    /// What to say of a server without TLS.
+    pub fn missing(&self) -> &'static str {
+        if self.chosen {
+            "the server has no TLS (ssl = off) and sslmode asks for it"
+        } else {
+            "the server has no TLS (ssl = off), and on another machine it is verified unless the connection string says \
+             otherwise: turn TLS on there, or set sslmode= deliberately (sslmode=disable sends everything in clear)"
+        }
     }
 
     /// Shakes hands with `host`.
@@ -58,8 +71,8 @@ impl TlsSetup {
         let name = ServerName::try_from(host.to_owned()).map_err(|_| {
             Error::config(format!("connect to PostgreSQL at {host}: this is not a name that a certificate can have"))
         })?;
-        let connected = TlsConnector::from(Arc::clone(&self.0)).connect(name, stream).await;
-        let stream = connected.map_err(|error| refused(host, error))?;
+        let connected = TlsConnector::from(Arc::clone(&self.config)).connect(name, stream).await;
+        let stream = connected.map_err(|error| refused(host, error, self.chosen))?;
         let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
         let end_point = certificate.and_then(|certificate| binding::tls_server_end_point(certificate));
         Ok(Tls { stream, end_point })
@@ -71,7 +84,7 @@ impl TlsSetup {
     }
 }
 
-fn refused(host: &str, error: std::io::Error) -> Error {
+fn refused(host: &str, error: std::io::Error, chosen: bool) -> Error {
     let attempt = format!("connect to PostgreSQL at {host} with TLS");
     let Some(tls) = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>()) else {
         return Error::transient(format!("{attempt}: the handshake broke off: {error}"));
@@ -86,7 +99,10 @@ fn refused(host: &str, error: std::io::Error) -> Error {
         _ => return Error::config(format!("{attempt}: the handshake failed: {tls}")),
     };
     let advice = match why {
-        rustls::CertificateError::UnknownIssuer => "name the root that signed it in sslrootcert",
+        rustls::CertificateError::UnknownIssuer if chosen => "name the root that signed it in sslrootcert",
+        rustls::CertificateError::UnknownIssuer => {
+            "name the root that signed it in sslrootcert; without sslmode= a server on another machine is verified"
+        }
         rustls::CertificateError::NotValidForName | rustls::CertificateError::NotValidForNameContext { .. } => {
             "connect by a name in its subjectAltName (a common name alone does not count), or use sslmode=verify-ca"
         }

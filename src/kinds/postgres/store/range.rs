@@ -33,7 +33,8 @@ impl Bounds {
     /// # Errors
     /// Corrupt when it is not a name that we made.
     pub fn parse<'n>(name: &'n str, teleport: bool) -> Result<(&'n str, Self)> {
-        let broken = || Error::corrupt(format!("resume a scan: {name:?} is not the name of a range"));
+        // The name is not repeated: its bounds are keys.
+        let broken = || Error::corrupt("resume a scan: what the checkpoint names is not the name of a range");
         let (table, bounds) = name.rsplit_once('/').ok_or_else(broken)?;
         let (from, to) = bounds.split_once("..").ok_or_else(broken)?;
         let bound = |hex: &'n str| match hex {
