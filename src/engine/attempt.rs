@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use crate::engine::beat::Beat;
 use crate::engine::dispatch::Dispatcher;
 use crate::engine::frontier::{Done, Frontier};
+use crate::engine::inbox::{Inbox, inbox};
 use crate::engine::lane::Lane;
 use crate::engine::once::{self, Copied};
 use crate::engine::patches::Patches;
@@ -186,13 +187,13 @@ impl<'a> Attempt<'a> {
         for (number, (record, writer)) in claimed.into_iter().enumerate() {
             let number = u16::try_from(number).expect("lanes are counted in 16 bits");
             // LIMIT: room for every batch of the pool, which bounds what can be on its way, and for marks beside them.
-            let (inbox, work) = crossbeam_channel::bounded(2 * pool.count() + 64);
+            let (feeder, work) = inbox(2 * pool.count() + 64);
             let published = Done::default();
             let lane = Lane::new(limits, Arc::clone(&pipeline.bridge), &record, pipeline.clock.now());
             let runner =
                 Self::runner(pipeline, (number, record.epoch), lane, writer, work, published.clone(), &signals);
             running.push(pipeline.host.start(format!("lane-{number}"), runner));
-            inboxes.push(inbox);
+            inboxes.push(feeder);
             done.push(published);
         }
         let frontier = Frontier::new(done, Checkpoint::meet(&checkpoints));
@@ -217,7 +218,7 @@ impl<'a> Attempt<'a> {
         (number, epoch): (u16, u64),
         lane: Lane,
         writer: Box<dyn Writer>,
-        work: crossbeam_channel::Receiver<crate::engine::route::Work>,
+        work: Inbox,
         done: Done,
         signals: &Signals,
     ) -> Runner {

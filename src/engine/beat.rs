@@ -89,3 +89,38 @@ impl Beat {
         self.under_way = None;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::lane::{Action, Lane};
+    use crate::engine::route::{Share, Work};
+    use crate::kinds::memory;
+    use crate::model::{Batch, LaneRecord, PartitionId, Position, Steps};
+    use crate::sink::Limits;
+
+    #[test]
+    fn an_idle_lane_commits_before_a_beat_is_due_whether_or_not_it_holds_positions() {
+        let limits = Limits { changes: 10, bytes: 1 << 20, stage: true, in_flight: 4 };
+        let bridge = Arc::from(memory::bridge(Vec::new()));
+        let mut lane = Lane::new(limits, bridge, &LaneRecord::default(), Duration::ZERO);
+        let (mut moved, mut seq) = (Duration::ZERO, 0_u8);
+        for tick in 1..10_000_u32 {
+            let now = Duration::from_millis(10) * tick;
+            // First nothing, then positions late in the time between two commits.
+            if tick > 1_000 && tick % 293 == 0 {
+                let mut batch = Batch::unpooled();
+                let base = if seq == 0 { Position::Start } else { Position::at([seq]) };
+                batch.begin(&PartitionId::new("p"), base, Steps::Ordinal);
+                seq += 1;
+                batch.mark(Position::at([seq]));
+                lane.push(Work::Share(Share { seq: u64::from(seq), batch: Arc::new(batch), picks: None }));
+            }
+            if matches!(lane.next(now, 0).unwrap(), Action::Commit(_)) {
+                lane.landed(now);
+                moved = now;
+            }
+            assert!(now < moved + INTERVAL, "nothing moved from {moved:?} to {now:?}");
+        }
+    }
+}

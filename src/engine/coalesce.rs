@@ -101,6 +101,12 @@ impl Coalescer {
         Ok(Taken::Yes)
     }
 
+    /// Lets go of the batches that were held: what is left of them is copied. Numbers of held batches are void.
+    pub(crate) fn compact(&mut self) {
+        self.changes.compact();
+        self.bytes = self.changes.bytes();
+    }
+
     /// The commit's changes in order, and room for the next commit's.
     pub(crate) fn finish(&mut self) -> Changes {
         let mut changes = std::mem::take(&mut self.changes);

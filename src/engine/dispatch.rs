@@ -2,18 +2,17 @@
 
 use std::sync::Arc;
 
-use crossbeam_channel::Sender;
-
 use crate::engine::frontier::Frontier;
+use crate::engine::inbox::Feeder;
 use crate::engine::route::{Router, Work};
 use crate::engine::window::Window;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::{Batch, Checkpoint, PartitionId, Position};
 
 /// Feeds the lanes of one attempt.
 pub struct Dispatcher {
     router: Router,
-    inboxes: Vec<Sender<Work>>,
+    inboxes: Vec<Feeder>,
     frontier: Frontier,
     /// How far each partition was handed to the lanes.
     routed: Checkpoint,
@@ -25,7 +24,7 @@ pub struct Dispatcher {
 
 impl Dispatcher {
     /// A dispatcher for these lanes.
-    pub fn new(inboxes: Vec<Sender<Work>>, frontier: Frontier) -> Self {
+    pub fn new(inboxes: Vec<Feeder>, frontier: Frontier) -> Self {
         let lanes = u16::try_from(inboxes.len()).expect("a stream has fewer than 65 536 lanes");
         let routed = frontier.checkpoint().clone();
         Self { router: Router::new(lanes), inboxes, frontier, routed, window: None, open: false }
@@ -55,14 +54,14 @@ impl Dispatcher {
             self.routed.advance(partition, position);
         }
         for inbox in &self.inboxes {
-            give(inbox, Work::Mark { seq, forget: forget.to_vec(), upto: upto.to_vec() })?;
+            inbox.give(Work::Mark { seq, forget: forget.to_vec(), upto: upto.to_vec() })?;
         }
         Ok(seq)
     }
 
     /// Has the lanes write what they keep back.
     pub fn flush(&self) -> Result<()> {
-        self.inboxes.iter().try_for_each(|inbox| give(inbox, Work::Flush))
+        self.inboxes.iter().try_for_each(|inbox| inbox.give(Work::Flush))
     }
 
     /// Ends the lanes: they finish what they have and no more is coming.
@@ -113,20 +112,8 @@ impl Dispatcher {
         let seq = self.frontier.dispatch(changes, Vec::new(), upto);
         let batch = Arc::new(batch);
         for (inbox, share) in self.inboxes.iter().zip(self.router.shares(seq, &batch, keep)) {
-            give(inbox, Work::Share(share))?;
+            inbox.give(Work::Share(share))?;
         }
         Ok(())
-    }
-}
-
-/// The channel has room for every batch of the pool and the few marks beside them, so a full one is our own mistake; a
-/// closed one means that the lane has ended, whose error is on its way.
-fn give(inbox: &Sender<Work>, work: Work) -> Result<()> {
-    match inbox.try_send(work) {
-        Ok(()) => Ok(()),
-        Err(crossbeam_channel::TrySendError::Disconnected(_)) => Err(Error::stopped()),
-        Err(crossbeam_channel::TrySendError::Full(_)) => {
-            Err(Error::bug("hand a batch to a lane: more is on its way than there are credits"))
-        }
     }
 }

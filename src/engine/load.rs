@@ -21,7 +21,7 @@ pub(crate) const AT_ONCE_MAX: usize = 8;
 /// Copies what is missing of a generation; false if the pipeline was told to stop on the way.
 pub(crate) async fn run(attempt: &mut Attempt<'_>, generation: u64) -> Result<bool> {
     let walk = plan::snapshot(generation);
-    let store = view(attempt.pipeline).await?;
+    let (store, _) = view(attempt.pipeline).await?;
     if !copy(attempt, &walk, &store, &mut |_| Ok(())).await? {
         return Ok(false);
     }
@@ -33,10 +33,13 @@ pub(crate) async fn run(attempt: &mut Attempt<'_>, generation: u64) -> Result<bo
 }
 
 /// The source as it is at one moment, where it has such a view: then a range is one stream instead of many looks. The view
-/// is taken after the pin, so that whatever it does not show will come out of the tail.
-pub(crate) async fn view(pipeline: &Pipeline) -> Result<Arc<dyn Store>> {
+/// is taken after the pin, so that whatever it does not show will come out of the tail. True: it is of one moment.
+pub(crate) async fn view(pipeline: &Pipeline) -> Result<(Arc<dyn Store>, bool)> {
     let store = &pipeline.source_store;
-    Ok(store.frozen().await?.map_or_else(|| Arc::clone(store), Arc::from))
+    Ok(match store.frozen().await? {
+        Some(frozen) => (Arc::from(frozen), true),
+        None => (Arc::clone(store), false),
+    })
 }
 
 /// Marks a walk as finished in every lane, and drops the names of its ranges.

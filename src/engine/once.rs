@@ -44,7 +44,7 @@ pub(crate) async fn run(attempt: &mut Attempt<'_>, lanes: &[Checkpoint]) -> Resu
     let begun = unfinished && lanes.iter().all(|lane| lane.names(&name) && *lane.get(&name) == Position::Start);
     let first = !lanes.iter().any(|lane| lane.names(&plan::loaded())) && !attempt.foreign;
     pipeline.sink.prepare(&tables, first).await?;
-    let store = load::view(pipeline).await?;
+    let (store, one_moment) = load::view(pipeline).await?;
     let walk = if begun { name } else { begin(attempt, lanes, newest + 1).await? };
     let mut copied = Copied::default();
     let (bridge, now) = (pipeline.bridge.as_ref(), pipeline.clock.wall());
@@ -53,9 +53,12 @@ pub(crate) async fn run(attempt: &mut Attempt<'_>, lanes: &[Checkpoint]) -> Resu
         return Ok(None);
     }
     pipeline.sink.settle(&tables).await?;
-    let tally = compare(attempt, &store, begun).await?;
-    copied.removed = tally.extra - tally.kept;
-    copied.kept = tally.kept;
+    // What one pass over one moment brought to an empty destination is that moment, and nothing can be there beside it.
+    if !(one_moment && first && !begun) {
+        let tally = compare(attempt, &store, begun).await?;
+        copied.removed = tally.extra - tally.kept;
+        copied.kept = tally.kept;
+    }
     load::finish(attempt, &[(walk, Position::End), (plan::loaded(), Position::End)]).await?;
     attempt.drain().await?;
     Ok(Some(copied))

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
+use crossbeam_channel::{RecvTimeoutError, TryRecvError};
 use tokio::sync::Notify;
 
 use crate::engine::beat::Beat;
 use crate::engine::clock::Clock;
 use crate::engine::frontier::Done;
+use crate::engine::inbox::Inbox;
 use crate::engine::lane::{Action, Lane};
 use crate::engine::patches::{Patches, Staged};
 use crate::engine::policy::{self, Reaction};
@@ -97,7 +98,7 @@ pub struct Runner {
     number: u16,
     lane: Lane,
     writer: Box<dyn Writer>,
-    inbox: Receiver<Work>,
+    inbox: Inbox,
     answers: VecDeque<Fut<'static, ()>>,
     in_flight_max: usize,
     patches: Option<Patches>,
@@ -116,7 +117,7 @@ impl Runner {
         number: u16,
         lane: Lane,
         writer: Box<dyn Writer>,
-        inbox: Receiver<Work>,
+        inbox: Inbox,
         in_flight_max: usize,
         patches: Option<Patches>,
         done: Done,
@@ -145,20 +146,18 @@ impl Runner {
 
     /// Takes over what has arrived; false when nobody will ever send more.
     pub fn receive(&mut self) -> bool {
-        loop {
-            match self.inbox.try_recv() {
-                Ok(work) => self.lane.push(work),
-                Err(TryRecvError::Empty) => return true,
-                Err(TryRecvError::Disconnected) => return false,
-            }
-        }
+        receive(&mut self.lane, &self.inbox)
     }
 
     /// Does the next thing.
     pub async fn turn(&mut self) -> Result<Turn> {
-        if self.answers.len() >= self.in_flight_max.max(1) {
-            self.settle_oldest().await?;
-            return Ok(Turn::Worked);
+        if !self.answers.is_empty() {
+            // While the sink is busy, only what cannot grow any more is sent behind what is under way.
+            self.lane.collect(self.clock.now())?;
+            if !self.lane.is_ready() || self.answers.len() >= self.in_flight_max.max(1) {
+                self.settle_oldest().await?;
+                return Ok(Turn::Worked);
+            }
         }
         match self.lane.next(self.clock.now(), self.clock.wall())? {
             Action::Commit(commit) => {
@@ -172,7 +171,9 @@ impl Runner {
                     self.settle_oldest().await?;
                 }
                 let changes = self.resolve_staged(changes).await?;
-                self.beat.during(self.writer.stage(&changes)).await?;
+                let stage = self.writer.stage(&changes);
+                let staged = meanwhile(&mut self.lane, &self.inbox, self.clock.as_ref(), stage);
+                self.beat.during(staged).await??;
                 Ok(Turn::Worked)
             }
             Action::Wait(_) if !self.answers.is_empty() => {
@@ -237,7 +238,8 @@ impl Runner {
     async fn settle(&mut self, unsent: usize) -> Result<()> {
         let mut attempt = 0;
         while let Some(answer) = self.answers.pop_front() {
-            let Err(error) = self.beat.during(answer).await else {
+            let answer = meanwhile(&mut self.lane, &self.inbox, self.clock.as_ref(), answer);
+            let Err(error) = self.beat.during(answer).await? else {
                 self.landed();
                 return Ok(());
             };
@@ -293,6 +295,31 @@ impl Runner {
     }
 }
 
+/// Takes over what has arrived; false when nobody will ever send more.
+fn receive(lane: &mut Lane, inbox: &Inbox) -> bool {
+    loop {
+        match inbox.try_take() {
+            Ok(work) => lane.push(work),
+            Err(TryRecvError::Empty) => return true,
+            Err(TryRecvError::Disconnected) => return false,
+        }
+    }
+}
+
+/// Collects what comes until the sink answers.
+async fn meanwhile<T>(lane: &mut Lane, inbox: &Inbox, clock: &dyn Clock, answer: Fut<'_, T>) -> Result<Result<T>> {
+    let mut answer = answer;
+    loop {
+        receive(lane, inbox);
+        lane.collect(clock.now())?;
+        tokio::select! {
+            biased;
+            answer = &mut answer => return Ok(answer),
+            () = inbox.rung() => {}
+        }
+    }
+}
+
 /// Runs a lane on the calling thread until nobody feeds it any more, it fails, or the attempt is over.
 pub fn run_on_thread(mut runner: Runner, runtime: &tokio::runtime::Handle) -> Result<()> {
     loop {
@@ -305,7 +332,7 @@ pub fn run_on_thread(mut runner: Runner, runtime: &tokio::runtime::Handle) -> Re
         }
         let Turn::Idle(until) = runtime.block_on(runner.turn())? else { continue };
         let pause = until.saturating_sub(runner.clock.now()).max(Duration::from_millis(1));
-        match runner.inbox.recv_timeout(pause) {
+        match runner.inbox.take_within(pause) {
             Ok(work) => runner.lane.push(work),
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
         }

@@ -57,9 +57,18 @@ impl Changes {
         pick.body = Some(span);
     }
 
-    /// Whether the change's body was replaced, so that its bytes are in the sink's encoding or filled already.
-    pub fn is_rewritten(&self, index: usize) -> bool {
-        self.picks[index].body.is_some()
+    /// Copies all changes into a batch of their own and lets go of those that they were picked from.
+    pub fn compact(&mut self) {
+        let mut own = Batch::unpooled();
+        for row in self.iter() {
+            let table = own.table(row.table);
+            own.push_moved(row.op, row.fresh, table, row.key, row.body, row.from, row.at);
+        }
+        for (change, pick) in (0..).zip(&mut self.picks) {
+            *pick = Pick { batch: 0, change, body: None, ..*pick };
+        }
+        self.arena.clear();
+        self.batches = vec![Arc::new(own)];
     }
 
     /// Keeps only the changes for which `keep` says yes, in order.

@@ -25,9 +25,9 @@ use crate::source::Fut;
 /// LIMIT: changes in one commit; what they need beside their bytes stays small against these.
 const CHANGES: usize = 100_000;
 /// LIMIT: bytes in one commit. Larger ones were not faster, and hold row locks longer.
-const BYTES: usize = 8 << 20;
+const BYTES: usize = 16 << 20;
 /// LIMIT: a commit exists as rows, as parameters and as bytes on their way to the socket at the same time.
-const SHARE: usize = 8;
+const SHARE: usize = 4;
 
 /// A PostgreSQL database that receives a stream.
 pub struct PgSink {

@@ -1,0 +1,173 @@
+use super::*;
+use crate::engine::route::Share;
+use crate::kinds::memory;
+use crate::model::{Batch, Steps};
+
+fn lane() -> Lane {
+    let limits = Limits { changes: 10, bytes: 1 << 20, stage: true, in_flight: 4 };
+    Lane::new(limits, Arc::from(memory::bridge(Vec::new())), &LaneRecord::default(), Duration::ZERO)
+}
+
+fn share(seq: u64, from: u8, to: u8) -> Work {
+    let mut batch = Batch::unpooled();
+    let base = if from == 0 { Position::Start } else { Position::at([from]) };
+    batch.begin(&PartitionId::new("p"), base, Steps::Ordinal);
+    batch.mark(Position::at([to]));
+    Work::Share(Share { seq, batch: Arc::new(batch), picks: None })
+}
+
+fn sent(lane: &mut Lane, now: Duration) -> Option<Arc<Commit>> {
+    match lane.next(now, 0).unwrap() {
+        Action::Commit(commit) => Some(commit),
+        Action::Wait(_) => None,
+        Action::Stage(_) => panic!("nothing here is large"),
+    }
+}
+
+#[test]
+fn positions_without_changes_are_kept_back_for_a_second_and_written_in_one_commit() {
+    let mut lane = lane();
+    lane.push(share(1, 0, 1));
+    assert!(sent(&mut lane, Duration::ZERO).is_none());
+    lane.push(share(2, 1, 2));
+    assert!(sent(&mut lane, Duration::from_millis(500)).is_none());
+    let commit = sent(&mut lane, Duration::from_millis(1_000)).expect("a second has passed");
+    assert_eq!(commit.upto.get(&PartitionId::new("p")), &Position::at([2]));
+    assert_eq!(lane.landed(Duration::from_secs(1)), 2);
+}
+
+#[test]
+fn a_mark_behind_a_flush_is_sent_at_once() {
+    let mut lane = lane();
+    lane.push(Work::Flush);
+    lane.push(Work::Mark { seq: 1, forget: vec![], upto: vec![(PartitionId::new("!loaded"), Position::End)] });
+    assert!(sent(&mut lane, Duration::ZERO).is_some_and(|commit| commit.upto.len() == 1));
+}
+
+#[test]
+fn a_hole_between_two_shares_stops_the_lane() {
+    let mut lane = lane();
+    lane.push(share(1, 3, 4));
+    let error = lane.next(Duration::ZERO, 0).expect_err("what lies before 3 is missing");
+    assert_eq!(error.fault(), crate::error::Fault::Bug);
+}
+
+/// A share whose changes put these keys, committed at the source at `at`; `closed`: its transaction ends with it.
+fn puts(seq: u64, from: u8, keys: &[&str], at: Micros, closed: bool) -> Work {
+    let mut batch = Batch::unpooled();
+    let base = if from == 0 { Position::Start } else { Position::at([from]) };
+    batch.begin(&PartitionId::new("p"), base, Steps::Ordinal);
+    let table = batch.table(&Arc::default());
+    for key in keys {
+        batch.push(Op::Put, false, table, key.as_bytes(), &[b'v'; 100], at);
+    }
+    if closed {
+        batch.mark(Position::at([from + 1]));
+    }
+    Work::Share(Share { seq, batch: Arc::new(batch), picks: None })
+}
+
+fn keys(changes: &Changes) -> Vec<String> {
+    changes.iter().map(|row| String::from_utf8_lossy(row.key).into_owned()).collect()
+}
+
+const MS: Duration = Duration::from_millis(1);
+const NOW: Micros = 1_000_000_000;
+
+#[test]
+fn what_comes_while_the_sink_is_busy_becomes_one_commit() {
+    let mut lane = lane();
+    lane.push(puts(1, 0, &["a"], NOW, true));
+    assert_eq!(keys(&sent(&mut lane, MS).unwrap().changes), ["a"]);
+    for (seq, key) in [(2, "b"), (3, "c"), (4, "b")] {
+        lane.push(puts(seq, seq as u8 - 1, &[key], NOW, true));
+        lane.collect(MS * 2).unwrap();
+        assert!(!lane.is_ready(), "more may join");
+    }
+    assert_eq!(lane.landed(MS * 3), 1, "what is only collected is not durable");
+    let commit = sent(&mut lane, MS * 3).unwrap();
+    assert_eq!(keys(&commit.changes), ["b", "c"]);
+    assert_eq!(commit.upto.get(&PartitionId::new("p")), &Position::at([4]));
+    assert_eq!(lane.landed(MS * 4), 4);
+}
+
+#[test]
+fn a_commit_that_is_full_is_ready_and_takes_no_more() {
+    let mut lane = lane();
+    let many: Vec<String> = (0..12).map(|n| format!("{n:02}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    lane.push(puts(1, 0, &many, NOW, true));
+    lane.push(puts(2, 1, &["x"], NOW, true));
+    lane.collect(MS).unwrap();
+    assert!(lane.is_ready());
+    assert_eq!(sent(&mut lane, MS).unwrap().changes.len(), 12);
+}
+
+#[test]
+fn hot_rows_of_a_stream_that_is_behind_are_gathered_for_half_a_second_while_they_keep_coming() {
+    let mut lane = lane();
+    let (old, wall) = (NOW, NOW + 10_000_000);
+    let mut at = |n: u64, now: Duration| {
+        lane.push(puts(n, n as u8 - 1, &["a", "a", "a"], old, true));
+        lane.next(now, wall).unwrap()
+    };
+    for n in 1..=50 {
+        let action = at(n, MS * 10 * n as u32);
+        assert!(matches!(action, Action::Wait(_)), "{n}: {action:?}");
+    }
+    let Action::Commit(commit) = at(51, MS * 510) else { panic!("half a second is over") };
+    assert_eq!(keys(&commit.changes), ["a"]);
+    assert_eq!(commit.upto.get(&PartitionId::new("p")), &Position::at([51]));
+}
+
+#[test]
+fn nothing_is_gathered_when_the_stream_is_not_behind_or_has_paused_or_rows_are_not_hot() {
+    let now = |keys: &[&str], at, wall, pause: Duration| {
+        let mut lane = lane();
+        lane.push(puts(1, 0, keys, at, true));
+        let first = lane.next(MS, wall).unwrap();
+        match first {
+            Action::Wait(_) => matches!(lane.next(MS + pause, wall).unwrap(), Action::Commit(_)),
+            _ => true,
+        }
+    };
+    let late = NOW + 10_000_000;
+    assert!(!now(&["a", "a"], NOW, late, MS), "the counter-proof");
+    assert!(now(&["a", "a"], NOW, NOW + 1_000, MS), "not behind");
+    assert!(now(&["a", "a"], 0, late, MS), "nobody knows how old it is");
+    assert!(now(&["a", "b"], NOW, late, MS), "not hot");
+    assert!(now(&["a", "a"], NOW, late, MS * 20), "nothing more comes");
+}
+
+#[test]
+fn a_transaction_that_comes_in_pieces_is_one_commit_if_it_fits_and_staged_only_where_it_does_not() {
+    let mut lane = lane();
+    lane.push(puts(1, 0, &["a"], NOW, false));
+    let Action::Wait(until) = lane.next(MS, NOW).unwrap() else { panic!("its end is on its way") };
+    lane.push(Work::Flush);
+    assert!(matches!(lane.next(MS * 2, NOW).unwrap(), Action::Wait(_)), "half a transaction is never flushed");
+    // The rest of it, which counts on from the first piece.
+    let mut batch = Batch::unpooled();
+    batch.begin(&PartitionId::new("p"), Position::Start.plus(1), Steps::Ordinal);
+    let table = batch.table(&Arc::default());
+    batch.push(Op::Put, false, table, b"b", b"", NOW);
+    batch.mark(Position::at([1]));
+    lane.push(Work::Share(Share { seq: 2, batch: Arc::new(batch), picks: None }));
+    assert_eq!(keys(&sent(&mut lane, MS * 3).unwrap().changes), ["a", "b"]);
+    lane.push(puts(3, 1, &["c"], NOW, false));
+    assert!(matches!(lane.next(until, NOW).unwrap(), Action::Wait(_)));
+    assert!(matches!(lane.next(until + PAUSE, NOW).unwrap(), Action::Stage(_)), "the rest keeps us waiting");
+}
+
+#[test]
+fn what_later_changes_have_replaced_does_not_fill_a_commit() {
+    let mut lane = lane();
+    lane.limits.bytes = 1_000;
+    for n in 1..=100 {
+        lane.push(puts(n, n as u8 - 1, &["a", "b"], NOW, true));
+    }
+    let commit = sent(&mut lane, MS).unwrap();
+    assert_eq!(keys(&commit.changes), ["a", "b"]);
+    assert_eq!(commit.upto.get(&PartitionId::new("p")), &Position::at([100]));
+    assert!(commit.changes.iter().all(|row| row.body == [b'v'; 100] && row.at == NOW));
+}
