@@ -1,3 +1,5 @@
+//! What a lane makes of shares: when a commit is sent, what it holds, and what is staged.
+
 use super::*;
 use crate::engine::route::Share;
 use crate::kinds::memory;
