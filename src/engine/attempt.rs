@@ -121,14 +121,20 @@ impl<'a> Attempt<'a> {
         made_progress: &mut bool,
     ) -> Result<()> {
         let pipeline = self.pipeline;
-        let tables = pipeline.source_store.tables().await?;
         let mut plan = plan::plan(lanes, &pipeline.settings.scope.extent, lost, self.foreign);
         let first = matches!(plan, Plan::Pin { heal: false, .. } | Plan::Load { .. });
         let settled = plan::settled(plan::newest(lanes, "!snapshot/"));
         self.signals.set_consistent(plan == Plan::Follow && lanes.iter().all(|lane| lane.names(&settled)));
+        if matches!(plan, Plan::Pin { generation: 1, .. }) {
+            pipeline.source_store.begin().await?;
+        }
+        let mut tables = pipeline.source_store.tables().await?;
         pipeline.sink.prepare(&tables, first).await?;
         if let Plan::Pin { generation, heal } = plan {
             self.pin(generation, heal, lanes).await?;
+            // The pin may have taken in tables that are new.
+            tables = pipeline.source_store.tables().await?;
+            pipeline.sink.prepare(&tables, first).await?;
             plan = if heal { Plan::Heal { generation } } else { Plan::Load { generation } };
         }
         if let Plan::Load { generation } = plan {
@@ -237,7 +243,10 @@ impl<'a> Attempt<'a> {
     async fn pin(&mut self, generation: u64, heal: bool, lanes: &[Checkpoint]) -> Result<()> {
         let pipeline = self.pipeline;
         self.state(if heal { State::Gap } else { State::Snapshot }, "pinning the source");
-        let pin = pipeline.source.pin().await?;
+        let pin = match generation {
+            1 => pipeline.source.pin().await?,
+            _ => pipeline.source.repin().await?,
+        };
         let walk = plan::snapshot(generation);
         let mut upto = vec![(walk.clone(), Position::Start)];
         let extent = &pipeline.settings.scope.extent;
