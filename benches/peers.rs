@@ -119,6 +119,7 @@ fn table(name: &str, rows: u64, results: &[(&str, Vec<f64>)]) {
     }
 }
 
+#[allow(clippy::too_many_lines)] // One experiment, told in the order in which it happens.
 fn drain(servers: &Servers, work: &Work, repeat: u64) {
     let mut results = [
         ("native", Vec::new()),

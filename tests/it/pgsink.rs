@@ -278,6 +278,80 @@ async fn a_commit_that_fails_leaves_neither_rows_nor_a_checkpoint() {
 }
 
 #[tokio::test]
+async fn commits_that_are_under_way_together_land_in_order() {
+    let (server, database, table) = plain_table();
+    let sink = raw_sink(server, &database);
+    assert!(sink.limits().in_flight > 1, "the counter-proof: there is nothing to see here otherwise");
+    let (_, mut writer) = claimed(&sink, None).await;
+    let answers: Vec<_> = (1..=40u64)
+        .map(|number| {
+            let (own, text) = ((100 + number).to_string(), number.to_string());
+            let rows = vec![put(&table, &[Some("1"), Some(&text)]), put(&table, &[Some(&own), Some("x")])];
+            writer.commit(commit(number, rows))
+        })
+        .collect();
+    for answer in answers {
+        answer.await.unwrap();
+    }
+    assert_eq!(server.psql(&database, "select count(*), max(v) filter (where id = 1) from t"), "41|40");
+    assert_eq!(position(server, &database), "40 pg/1/1/slot@00000040");
+}
+
+#[tokio::test]
+async fn what_was_sent_behind_a_commit_that_is_refused_does_not_land_either() {
+    let (server, database, table) = plain_table();
+    server.psql(&database, "alter table t add constraint short check (length(v) < 5)");
+    let sink = raw_sink(server, &database);
+    let (_, mut writer) = claimed(&sink, None).await;
+    let first = writer.commit(commit(1, vec![put(&table, &[Some("1"), Some("too long")])]));
+    let second = writer.commit(commit(2, vec![put(&table, &[Some("2"), Some("b")])]));
+    assert_eq!(first.await.unwrap_err().fault(), Fault::Rejected);
+    assert_eq!(second.await.unwrap_err().fault(), Fault::Transient);
+    assert_eq!(server.psql(&database, "select count(*) from t"), "0");
+    assert_eq!(position(server, &database), "0");
+    writer.commit(commit(1, vec![put(&table, &[Some("1"), Some("a")])])).await.unwrap();
+    writer.commit(commit(2, vec![put(&table, &[Some("2"), Some("b")])])).await.unwrap();
+    assert_eq!(position(server, &database), "2 pg/1/1/slot@00000002");
+}
+
+#[tokio::test]
+async fn nothing_of_a_commit_that_could_not_be_sent_whole_lands_with_the_one_behind_it() {
+    let (server, database, table) = plain_table();
+    server.psql(&database, "create table u (id int primary key, v text)");
+    let other = text_table(server, &database, "u");
+    let sink = raw_sink(server, &database);
+    let (_, mut writer) = claimed(&sink, None).await;
+    // Rows of the first table are on their way when it shows that a row of the second one is broken.
+    let mut broken = put(&other, &[Some("7"), Some("x")]);
+    broken.body.truncate(broken.body.len() - 1);
+    let first = writer.commit(commit(1, vec![put(&table, &[Some("1"), Some("half")]), broken]));
+    let second = writer.commit(commit(2, vec![put(&table, &[Some("2"), Some("b")])]));
+    assert_eq!(first.await.unwrap_err().fault(), Fault::Corrupt);
+    assert!(second.await.is_err());
+    assert_eq!(server.psql(&database, "select count(*) from t"), "0");
+    assert_eq!(position(server, &database), "0");
+}
+
+#[tokio::test]
+async fn a_commit_that_needs_another_way_is_done_again_with_what_was_sent_behind_it() {
+    let (server, database, _) = plain_table();
+    server
+        .psql(&database, "create table w (id int primary key, v text unique); insert into w values (1, 'a'), (2, 'b')");
+    let table = text_table(server, &database, "w");
+    let sink = raw_sink(server, &database);
+    let (_, mut writer) = claimed(&sink, None).await;
+    let swapped = vec![put(&table, &[Some("1"), Some("b")]), put(&table, &[Some("2"), Some("a")])];
+    let first = writer.commit(commit(1, swapped));
+    let rows: Vec<String> = (10..1_500).map(|n| n.to_string()).collect();
+    let second = writer.commit(commit(2, rows.iter().map(|n| insert(&table, &[Some(n), Some(n)])).collect()));
+    first.await.unwrap();
+    second.await.unwrap();
+    assert_eq!(server.psql(&database, "select string_agg(v, '' order by id) from w where id < 3"), "ba");
+    assert_eq!(server.psql(&database, "select count(*) from w"), "1492");
+    assert_eq!(position(server, &database), "2 pg/1/1/slot@00000002");
+}
+
+#[tokio::test]
 async fn partitions_are_forgotten_before_positions_are_written() {
     let (server, database, _) = plain_table();
     let sink = raw_sink(server, &database);

@@ -17,6 +17,7 @@ use crate::error::Result;
 use crate::kinds::postgres::Options;
 use crate::kinds::postgres::writer::PgWriter;
 use crate::kinds::postgres::writer::destination::Destination;
+use crate::kinds::postgres::writer::flights;
 use crate::kinds::postgres::writer::session::Session;
 use crate::model::{Claim, LaneRecord, StreamId, StreamRecord, Table};
 use crate::sink::{Limits, Sink, Writer};
@@ -56,7 +57,7 @@ impl PgSink {
 impl Sink for PgSink {
     fn limits(&self) -> Limits {
         let bytes = (self.destination.memory / SHARE).clamp(64 << 10, BYTES);
-        Limits { changes: CHANGES, bytes, stage: true, in_flight: 1 }
+        Limits { changes: CHANGES, bytes, stage: true, in_flight: flights::IN_FLIGHT }
     }
 
     fn inspect<'a>(&'a self, stream: &'a StreamId) -> Fut<'a, Option<StreamRecord>> {

@@ -102,6 +102,7 @@ async fn try_destination(options: &Options, findings: &mut Vec<Finding>) -> Resu
     findings.extend(pooler(&endpoint).await);
     findings.push(check_sink::bookkeeping(&client).await?);
     findings.extend(check_sink::replica_role(&client, &facts).await?);
+    findings.push(check_sink::log_settings(&client, &facts).await?);
     findings.extend(check_sink::rights(&client, options).await?);
     Ok(())
 }

@@ -43,6 +43,25 @@ pub async fn bookkeeping(client: &Client) -> Result<Finding> {
     ))
 }
 
+/// Whether the role can keep rows out of the server's log, where statements that fail appear by default.
+pub async fn log_settings(client: &Client, facts: &Facts) -> Result<Finding> {
+    let tried = "begin; set local log_min_messages = fatal; set local log_min_error_statement = panic; \
+         set local log_error_verbosity = terse";
+    let tried = client.batch_execute(tried).await;
+    client.batch_execute("rollback").await.map_err(|error| translate(&error, ATTEMPT))?;
+    Ok(match tried {
+        Ok(()) => Finding::ok("log settings may be made: the server's log shows no rows because of us"),
+        Err(_) => Finding::warning(
+            "log settings may not be made: a row that the destination refuses can appear in its server's log",
+            format!(
+                "grant set on parameter log_min_messages, log_min_error_statement, log_error_verbosity to {} (PostgreSQL 15 \
+                 or later)",
+                quoted(&facts.role)
+            ),
+        ),
+    })
+}
+
 /// Whether triggers and foreign keys can be kept quiet; else which there are.
 pub async fn replica_role(client: &Client, facts: &Facts) -> Result<Vec<Finding>> {
     let tried = client.batch_execute("begin; set local session_replication_role = replica").await;

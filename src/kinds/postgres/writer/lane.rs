@@ -64,6 +64,35 @@ enum Frame<'a> {
     Piece,
 }
 
+/// Statements of a transaction, all sent.
+pub struct Sent {
+    pipeline: Pipeline,
+    applied: Result<(), Trouble>,
+    tried: Vec<u32>,
+    /// See [`Sender::confused`].
+    pub confused: bool,
+}
+
+impl Sent {
+    /// Whether the end of the transaction was sent too, so that it does not stay open whatever the server thinks of it.
+    pub fn is_whole(&self) -> bool {
+        self.applied.is_ok()
+    }
+
+    /// Waits for the answers. The tables for which COPY was tried come with the trouble.
+    pub async fn answer(mut self) -> Result<(), (Trouble, Vec<u32>)> {
+        // What failed first counts, and that may be a statement before the one that noticed.
+        match self.pipeline.drain().await.and(self.applied) {
+            Ok(()) => Ok(()),
+            // The session's answers cannot be told apart any more, so it ends, whatever the trouble was.
+            Err(trouble) if self.confused && !matches!(trouble, Trouble::Lost(_)) => {
+                Err((Trouble::Lost(trouble.into_error().during("start a copy")), self.tried))
+            }
+            Err(trouble) => Err((trouble, self.tried)),
+        }
+    }
+}
+
 impl Lane {
     /// A lane that was claimed by this session and stands at `number`.
     #[allow(clippy::too_many_arguments)] // What a claim gives, each needed.
@@ -275,21 +304,32 @@ impl Lane {
         }
     }
 
-    /// Sends changes once, in one way. The tables for which COPY was tried in vain come with the trouble.
+    /// Sends changes once, in one way, and waits for the answers. The tables for which COPY was tried in vain come with the
+    /// trouble.
     async fn attempt(&mut self, changes: &Changes, frame: Frame<'_>, way: Way) -> Result<(), (Trouble, Vec<u32>)> {
-        let none = |error: Error| (Trouble::from(error), Vec::new());
+        let sent = self.send(changes, frame, way).await.map_err(|error| (Trouble::from(error), Vec::new()))?;
+        let confused = sent.confused;
+        let result = sent.answer().await;
+        if confused && matches!(result, Err((Trouble::Lost(_), _))) {
+            self.state.session = None;
+        }
+        result
+    }
+
+    /// Sends changes once, in one way.
+    async fn send(&mut self, changes: &Changes, frame: Frame<'_>, way: Way) -> Result<Sent> {
         let (before, after) = match frame {
             Frame::Whole(_) => ("begin", "commit"),
             Frame::Piece => ("savepoint driftless", "release driftless"),
         };
         let advance = match frame {
-            Frame::Whole(commit) => Some(self.advance(commit).map_err(none)?),
+            Frame::Whole(commit) => Some(self.advance(commit)?),
             Frame::Piece => None,
         };
         let copying = matches!(frame, Frame::Whole(commit) if copies_only(commit));
         let layout = self.destination.layout;
-        let mut sender = self.sender().map_err(none)?;
-        let mut sorted = Box::pin(Sorted::new(changes, sender.session, layout, sender.bindings)).await.map_err(none)?;
+        let mut sender = self.sender()?;
+        let mut sorted = Box::pin(Sorted::new(changes, sender.session, layout, sender.bindings)).await?;
         let begin = sender.session.start_batch(before).await;
         sender.pipeline.push(Step::Frame, begin);
         let mut applied = match advance {
@@ -303,17 +343,43 @@ impl Lane {
             let end = sender.session.start_batch(after).await;
             sender.pipeline.push(Step::Frame, end);
         }
-        // What failed first counts, and that may be a statement before the one that noticed.
-        let result = sender.pipeline.drain().await.and(applied);
-        let (confused, tried) = (sender.confused, std::mem::take(&mut sender.tried));
-        match result {
-            Ok(()) => Ok(()),
-            Err(trouble) if confused && !matches!(trouble, Trouble::Lost(_)) => {
-                // The session's answers cannot be told apart any more, so it ends, whatever the trouble was.
-                self.state.session = None;
-                Err((Trouble::Lost(trouble.into_error().during("start a copy")), tried))
-            }
-            Err(trouble) => Err((trouble, tried)),
+        let Sender { pipeline, tried, confused, .. } = sender;
+        Ok(Sent { pipeline, applied, tried, confused })
+    }
+
+    /// Sends a commit behind `before` others that are not answered yet; `None` where it must wait until they are. If one
+    /// of those does not land, this one changes nothing: its number does not follow the record's.
+    ///
+    /// # Errors
+    /// As [`Lane::commit`]. The transaction that was begun may still be open.
+    pub async fn send_behind(&mut self, commit: &Commit, before: usize) -> Result<Option<Sent>> {
+        if before == 0 {
+            self.ready().await?;
+        }
+        let number = i64::try_from(commit.number).unwrap_or(i64::MAX);
+        let follows =
+            i64::try_from(before).is_ok_and(|before| number.checked_sub(before) == Some(self.state.number + 1));
+        let usable = self.state.session.as_ref().is_some_and(|session| !session.is_closed());
+        let known = self.state.generation == self.destination.generation();
+        if !(follows && usable && known && self.state.staged == Staged::Nothing) {
+            return Ok(None);
+        }
+        self.send(&commit.changes, Frame::Whole(commit), Way::Direct).await.map(Some)
+    }
+
+    /// A commit that was sent by [`Lane::send_behind`] has landed.
+    pub fn landed(&mut self, commit: &Commit) {
+        self.state.number = i64::try_from(commit.number).unwrap_or(i64::MAX);
+    }
+
+    /// A commit that was sent by [`Lane::send_behind`] has not landed, and what was sent after it neither; everything is
+    /// answered. The session is as if nothing had been begun, or gone.
+    pub async fn stumbled(&mut self, confused: bool) {
+        if confused {
+            self.state.session = None;
+        }
+        if let Err(error) = self.command("rollback").await {
+            tracing::debug!(%error, "the session ended with the commit");
         }
     }
 

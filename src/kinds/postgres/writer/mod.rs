@@ -10,6 +10,7 @@ pub mod bindings;
 pub mod destination;
 pub mod feed;
 pub mod fence;
+pub mod flights;
 pub mod lane;
 pub mod pipeline;
 pub mod session;
@@ -28,9 +29,12 @@ use crate::sink::Writer;
 use crate::source::Fut;
 use lane::Lane;
 
+/// Who waits for an answer. Nobody listens any more when the pipeline is stopping.
+type Done = oneshot::Sender<Result<()>>;
+
 enum Job {
-    Commit(Arc<Commit>, oneshot::Sender<Result<()>>),
-    Stage(Arc<Changes>, oneshot::Sender<Result<()>>),
+    Commit(Arc<Commit>, Done),
+    Stage(Arc<Changes>, Done),
 }
 
 /// Handle of a lane's task.
@@ -43,7 +47,7 @@ impl PgWriter {
     /// Starts the task of a claimed lane. It ends, and its session with it, when the handle is dropped.
     pub fn start(lane: Lane) -> Self {
         let (jobs, inbox) = mpsc::unbounded_channel();
-        tokio::spawn(work(lane, inbox));
+        tokio::spawn(flights::work(lane, inbox));
         Self { jobs }
     }
 
@@ -66,16 +70,5 @@ impl Writer for PgWriter {
     fn commit(&mut self, commit: Arc<Commit>) -> Fut<'static, ()> {
         let (done, answer) = oneshot::channel();
         self.hand_over(Job::Commit(commit, done), answer)
-    }
-}
-
-async fn work(mut lane: Lane, mut inbox: mpsc::UnboundedReceiver<Job>) {
-    while let Some(job) = inbox.recv().await {
-        let (result, done) = match job {
-            Job::Commit(commit, done) => (Box::pin(lane.commit(&commit)).await, done),
-            Job::Stage(changes, done) => (Box::pin(lane.stage(&changes)).await, done),
-        };
-        // Nobody listens any more when the pipeline is stopping.
-        drop(done.send(result));
     }
 }
