@@ -356,20 +356,21 @@ impl Lane {
         if before == 0 {
             self.ready().await?;
         }
-        let number = i64::try_from(commit.number).unwrap_or(i64::MAX);
-        let follows =
-            i64::try_from(before).is_ok_and(|before| number.checked_sub(before) == Some(self.state.number + 1));
+        let follows = u64::try_from(before).is_ok_and(|before| {
+            self.state.number.checked_add(before).and_then(|last| last.checked_add(1)) == Some(commit.number)
+        });
         let usable = self.state.session.as_ref().is_some_and(|session| !session.is_closed());
         let known = self.state.generation == self.destination.generation();
         if !(follows && usable && known && self.state.staged == Staged::Nothing) {
             return Ok(None);
         }
+        self.state.given = self.state.given.max(commit.number);
         self.send(&commit.changes, Frame::Whole(commit), Way::Direct).await.map(Some)
     }
 
     /// A commit that was sent by [`Lane::send_behind`] has landed.
     pub fn landed(&mut self, commit: &Commit) {
-        self.state.number = i64::try_from(commit.number).unwrap_or(i64::MAX);
+        self.state.number = commit.number;
     }
 
     /// A commit that was sent by [`Lane::send_behind`] has not landed, and what was sent after it neither; everything is
