@@ -176,7 +176,9 @@ impl<'a> Attempt<'a> {
         for lane in 0..settings.scope.lanes {
             let seen = record.as_ref().map(|r| r.lanes.get(usize::from(lane)).map_or(0, |lane| lane.epoch));
             let (stream, owner, scope) = (settings.stream.clone(), settings.owner.clone(), settings.scope.clone());
-            let claim = Claim { stream, lane, owner, scope, seen, foreign };
+            let lanes = record.as_ref().filter(|r| r.owner != settings.owner && !settings.takeover).map(|r| &r.lanes);
+            let still = lanes.and_then(|lanes| lanes.get(usize::from(lane))).map(|lane| lane.number);
+            let claim = Claim { stream, lane, owner, scope, seen, still, foreign };
             claimed.push(pipeline.sink.claim(&claim).await?);
         }
         let checkpoints: Vec<_> = claimed.iter().map(|(record, _)| record.checkpoint.clone()).collect();

@@ -58,9 +58,29 @@ pub struct Claim {
     /// The lane's epoch that was seen by `inspect`; the claim is refused as [`crate::error::Fault::Fenced`] if it has
     /// moved since. `None` if no record was there.
     pub seen: Option<u64>,
+    /// The number at which the lane was seen to stand still, by somebody who takes over only for that; the claim is refused
+    /// as [`crate::error::Fault::Transient`] if it has moved since: its owner is at work. `None` claims in any case.
+    pub still: Option<u64>,
     /// The destination held data that this stream did not write (`force: true`), so keys which only the destination
     /// has may be somebody else's. Kept in the record from the first claim on.
     pub foreign: bool,
+}
+
+impl Claim {
+    /// Fails if the lane, which stands at `number`, has moved since it was seen to stand still. To be asked before the owner
+    /// is disturbed.
+    ///
+    /// # Errors
+    /// Transient: the owner is at work.
+    pub fn refuse_if_moved(&self, number: u64) -> Result<()> {
+        match self.still {
+            Some(still) if still != number => Err(Error::transient(format!(
+                "claim lane {} of stream {}: its owner is at work again",
+                self.lane, self.stream
+            ))),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// What a sink remembers of one lane.

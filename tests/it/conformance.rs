@@ -64,7 +64,7 @@ impl Rig {
     async fn claim(&self, lanes: u16, lane: u16, seen: Option<u64>) -> Result<(LaneRecord, Box<dyn Writer>)> {
         let scope = Scope { layout: "conformance".into(), extent: "all".into(), lanes };
         let owner = Owner("somebody".into());
-        let claim = Claim { stream: stream(), lane, owner, scope, seen, foreign: false };
+        let claim = Claim { stream: stream(), lane, owner, scope, seen, still: None, foreign: false };
         let claimed = self.sink.claim(&claim).await?;
         self.sink.prepare(&[self.table().await], false).await?;
         Ok(claimed)
@@ -555,6 +555,21 @@ pub async fn a_beat_of_an_older_epoch_changes_nothing(rig: Rig) {
     writer.commit(commit(1, &[], at(1))).await.unwrap();
 }
 
+pub async fn who_takes_over_a_lane_that_stood_still_is_refused_when_it_moves_again(rig: Rig) {
+    let (taken, mut writer) = rig.claim(1, 0, None).await.unwrap();
+    let scope = Scope { layout: "conformance".into(), extent: "all".into(), lanes: 1 };
+    let (owner, seen, still) = (Owner("another".into()), Some(taken.epoch), Some(taken.number));
+    let mut claim = Claim { stream: stream(), lane: 0, owner, scope, seen, still, foreign: false };
+    writer.commit(commit(1, &[], at(1))).await.unwrap();
+    let refused = rig.sink.claim(&claim).await.map(drop).unwrap_err();
+    assert_eq!(refused.fault(), Fault::Transient, "{refused}");
+    assert_eq!(rig.record().await.lanes[0].epoch, taken.epoch);
+    writer.commit(commit(2, &[], at(2))).await.expect("the owner was not disturbed");
+    claim.still = Some(2);
+    let (record, _) = rig.sink.claim(&claim).await.unwrap();
+    assert_eq!((record.epoch, record.number), (taken.epoch + 1, 2));
+}
+
 pub async fn another_number_of_lanes_starts_from_what_all_had_passed(rig: Rig) {
     let (_, mut first) = rig.claim(2, 0, None).await.unwrap();
     let (_, mut second) = rig.claim(2, 1, None).await.unwrap();
@@ -585,6 +600,7 @@ macro_rules! conformance {
             what_is_forgotten_goes_before_what_is_named, lanes_have_records_of_their_own,
             a_lane_that_has_staged_can_show_that_it_is_alive_or_nobody_gets_past_it,
             a_beat_of_an_older_epoch_changes_nothing,
+            who_takes_over_a_lane_that_stood_still_is_refused_when_it_moves_again,
             another_number_of_lanes_starts_from_what_all_had_passed);
     };
     (@each $maker:path, $($question:ident),*) => {

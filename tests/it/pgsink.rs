@@ -38,6 +38,7 @@ fn claim(lane: u16, lanes: u16, seen: Option<u64>) -> Claim {
         owner: Owner("owner".into()),
         scope: Scope { layout: "test".into(), extent: "all".into(), lanes },
         seen,
+        still: None,
         foreign: false,
     }
 }

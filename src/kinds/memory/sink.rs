@@ -252,6 +252,7 @@ impl State {
         if standing != claim.seen.unwrap_or(0) {
             return Err(Error::fenced(format!("{attempt}: somebody else claimed it in the meantime")));
         }
+        claim.refuse_if_moved(record.lanes.get(usize::from(claim.lane)).map_or(0, |lane| lane.number))?;
         if record.lanes.len() != usize::from(claim.scope.lanes) {
             relane(record, claim.scope.lanes);
         }

@@ -80,6 +80,9 @@ pub fn claim(connection: &Connection, claim: &Claim) -> Result<LaneRecord> {
     let found = lane(connection, &claim.stream, claim.lane)?;
     if let Some(found) = &found {
         refuse(&attempt, claim, found)?;
+        if !found.owner.is_empty() {
+            claim.refuse_if_moved(found.number)?;
+        }
     } else if claim.seen.unwrap_or(0) != 0 {
         return Err(Error::fenced(format!("{attempt}: its record has gone since it was looked at")));
     }

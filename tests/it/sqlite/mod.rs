@@ -139,6 +139,7 @@ fn claim_of(stream: &str, lane: u16, lanes: u16, seen: Option<u64>) -> Claim {
         owner: Owner("tester".into()),
         scope: Scope { layout: "sqlite teleport".into(), extent: "all".into(), lanes },
         seen,
+        still: None,
         foreign: false,
     }
 }

@@ -190,7 +190,11 @@ fn admit<'s>(claim: &Claim, found: Option<&'s Standing>) -> Result<Option<&'s St
     };
     // A lane that nobody has claimed since the number of lanes changed was not there for who looked before.
     let unseen = !found.open && seen == 0;
-    if unseen || i64::try_from(seen) == Ok(found.epoch) {
+    if unseen {
+        return Ok(Some(found));
+    }
+    if i64::try_from(seen) == Ok(found.epoch) {
+        claim.refuse_if_moved(ledger::whole(found.number)?)?;
         return Ok(Some(found));
     }
     Err(fenced(claim.stream.as_str(), i32::from(claim.lane)))
