@@ -32,6 +32,14 @@ pub trait Sink: Send + Sync {
     /// Claimed lanes of a stream whose scope names another number of lanes all start from what all old lanes had passed.
     fn claim<'a>(&'a self, claim: &'a Claim) -> Fut<'a, (LaneRecord, Box<dyn Writer>)>;
 
+    /// Shows that the owner of a lane is at work while nothing of it lands: moves the lane's beat, if it stands under this
+    /// epoch; under another one nothing changes. Waits for nothing that is staged, committed or claimed, and makes none of
+    /// these wait. The future may be dropped at any time. How it ends decides nothing: who owns a lane is asked by commits
+    /// alone. Need not do anything in a sink where no claim gets past an open transaction.
+    fn beat<'a>(&'a self, _stream: &'a StreamId, _lane: u16, _epoch: u64) -> Fut<'a, ()> {
+        Box::pin(async { Ok(()) })
+    }
+
     /// Makes the tables that must exist before the first change, from the source's own description. Idempotent. `load`:
     /// the first copy follows, so what is better built after it (keys, indexes) may wait for [`Sink::settle`].
     fn prepare<'a>(&'a self, _tables: &'a [Arc<Table>], _load: bool) -> Fut<'a, ()> {
@@ -55,7 +63,8 @@ pub trait Writer: Send {
     /// Makes what was staged, the commit's changes and its `upto` durable: all or nothing, and only if the lane's record
     /// stands at `number - 1` under this writer's epoch. A record that already stands at `number` or beyond under this
     /// epoch means that an earlier try landed (and perhaps those sent after it, whose answers were lost too): success. Any
-    /// other epoch is [`crate::error::Fault::Fenced`]; a lower number is [`crate::error::Fault::Bug`].
+    /// other epoch is [`crate::error::Fault::Fenced`]; a lower number, and one beyond everything that this writer was ever
+    /// given, is [`crate::error::Fault::Bug`]: [`crate::model::Standing`] decides.
     ///
     /// The order of calls is the order of commits; the future may be awaited later and outlives the borrow, so up to
     /// [`Limits::in_flight`] may be under way. After a [`crate::error::Fault::Transient`] failure the caller sends that

@@ -21,6 +21,12 @@ pub trait Source: Send + Sync {
     /// [`crate::store::Store`] when this returns; everything after it will come out of `tail`.
     fn pin(&self) -> Fut<'_, Checkpoint>;
 
+    /// As [`Source::pin`], for a stream that was pinned before: what configuration means and the source cannot bring is not
+    /// refused any more but left out, and a [`Source::concern`].
+    fn repin(&self) -> Fut<'_, Checkpoint> {
+        self.pin()
+    }
+
     /// Opens the stream behind `from`, having *proved* that it can start there: not before what the source has kept or has
     /// already been told to forget, not after its head, same lineage. Else [`crate::error::Fault::PositionLost`].
     /// Partitions of the engine (`!…`) in `from` are ignored; `from` names every tail partition that was pinned.

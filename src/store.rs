@@ -17,6 +17,12 @@ pub struct Range {
 
 /// Present state of a store.
 pub trait Store: Send + Sync {
+    /// Asked before anything of a stream is copied for the first time: whether all of what configuration means can be.
+    /// Else [`crate::error::Fault::Config`], naming all that cannot. Later such a table is left out of everything here.
+    fn begin(&self) -> Fut<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
+
     /// The tables of the store that are within scope (key-value layouts: one without a name). A destination that does not
     /// exist yet has none; a source that does not exist is an error.
     fn tables(&self) -> Fut<'_, Vec<Arc<Table>>>;

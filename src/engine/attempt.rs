@@ -10,6 +10,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
 
+use crate::engine::beat::Beat;
 use crate::engine::dispatch::Dispatcher;
 use crate::engine::frontier::{Done, Frontier};
 use crate::engine::inbox::{Inbox, inbox};
@@ -120,14 +121,20 @@ impl<'a> Attempt<'a> {
         made_progress: &mut bool,
     ) -> Result<()> {
         let pipeline = self.pipeline;
-        let tables = pipeline.source_store.tables().await?;
         let mut plan = plan::plan(lanes, &pipeline.settings.scope.extent, lost, self.foreign);
         let first = matches!(plan, Plan::Pin { heal: false, .. } | Plan::Load { .. });
         let settled = plan::settled(plan::newest(lanes, "!snapshot/"));
         self.signals.set_consistent(plan == Plan::Follow && lanes.iter().all(|lane| lane.names(&settled)));
+        if matches!(plan, Plan::Pin { generation: 1, .. }) {
+            pipeline.source_store.begin().await?;
+        }
+        let mut tables = pipeline.source_store.tables().await?;
         pipeline.sink.prepare(&tables, first).await?;
         if let Plan::Pin { generation, heal } = plan {
             self.pin(generation, heal, lanes).await?;
+            // The pin may have taken in tables that are new.
+            tables = pipeline.source_store.tables().await?;
+            pipeline.sink.prepare(&tables, first).await?;
             plan = if heal { Plan::Heal { generation } } else { Plan::Load { generation } };
         }
         if let Plan::Load { generation } = plan {
@@ -169,7 +176,9 @@ impl<'a> Attempt<'a> {
         for lane in 0..settings.scope.lanes {
             let seen = record.as_ref().map(|r| r.lanes.get(usize::from(lane)).map_or(0, |lane| lane.epoch));
             let (stream, owner, scope) = (settings.stream.clone(), settings.owner.clone(), settings.scope.clone());
-            let claim = Claim { stream, lane, owner, scope, seen, foreign };
+            let lanes = record.as_ref().filter(|r| r.owner != settings.owner && !settings.takeover).map(|r| &r.lanes);
+            let still = lanes.and_then(|lanes| lanes.get(usize::from(lane))).map(|lane| lane.number);
+            let claim = Claim { stream, lane, owner, scope, seen, still, foreign };
             claimed.push(pipeline.sink.claim(&claim).await?);
         }
         let checkpoints: Vec<_> = claimed.iter().map(|(record, _)| record.checkpoint.clone()).collect();
@@ -189,7 +198,8 @@ impl<'a> Attempt<'a> {
             let (feeder, work) = inbox(2 * pool.count() + 64);
             let published = Done::default();
             let lane = Lane::new(limits, Arc::clone(&pipeline.bridge), &record, pipeline.clock.now());
-            let runner = Self::runner(pipeline, number, lane, writer, work, published.clone(), &signals);
+            let runner =
+                Self::runner(pipeline, (number, record.epoch), lane, writer, work, published.clone(), &signals);
             running.push(pipeline.host.start(format!("lane-{number}"), runner));
             inboxes.push(feeder);
             done.push(published);
@@ -213,7 +223,7 @@ impl<'a> Attempt<'a> {
 
     fn runner(
         pipeline: &Pipeline,
-        number: u16,
+        (number, epoch): (u16, u64),
         lane: Lane,
         writer: Box<dyn Writer>,
         work: Inbox,
@@ -226,15 +236,19 @@ impl<'a> Attempt<'a> {
             Arc::clone(&pipeline.sink_store),
         );
         let in_flight = pipeline.sink.limits().in_flight;
-        let clock = Arc::clone(&pipeline.clock);
-        Runner::new(number, lane, writer, work, in_flight, Some(patches), done, signals.clone(), clock)
+        let (clock, sink) = (Arc::clone(&pipeline.clock), Arc::clone(&pipeline.sink));
+        let beat = Beat::new(sink, pipeline.settings.stream.clone(), number, epoch, Arc::clone(&clock));
+        Runner::new(number, lane, writer, work, in_flight, Some(patches), done, signals.clone(), beat, clock)
     }
 
     /// Pins a new generation in every lane, and forgets what came before it.
     async fn pin(&mut self, generation: u64, heal: bool, lanes: &[Checkpoint]) -> Result<()> {
         let pipeline = self.pipeline;
         self.state(if heal { State::Gap } else { State::Snapshot }, "pinning the source");
-        let pin = pipeline.source.pin().await?;
+        let pin = match generation {
+            1 => pipeline.source.pin().await?,
+            _ => pipeline.source.repin().await?,
+        };
         let walk = plan::snapshot(generation);
         let mut upto = vec![(walk.clone(), Position::Start)];
         let extent = &pipeline.settings.scope.extent;

@@ -24,7 +24,7 @@ use crate::sink::Limits;
 /// history, and sixteen lanes do not write sixteen times for one change.
 const HOLD: Duration = Duration::from_secs(1);
 
-/// LIMIT: a claim counts as abandoned after ten seconds without a commit, so an idle lane commits every two.
+/// LIMIT: a claim counts as abandoned after ten seconds in which nothing moved, so an idle lane commits every two.
 const REFRESH: Duration = Duration::from_secs(2);
 
 /// LIMIT: how long a commit waits for more when the stream is behind and most of what comes takes the place of something
@@ -218,6 +218,11 @@ impl Lane {
         idle.then_some(self.taken_seq)
     }
 
+    /// A source transaction is staged and its rest is still to come, so nothing can land before that.
+    pub fn is_staged(&self) -> bool {
+        self.staged
+    }
+
     /// A mark is a commit of its own: it must not be mixed with changes, because what it forgets is dropped first.
     fn take_mark(&mut self, now: Duration) -> Option<Action> {
         let clean = !self.is_collecting();
@@ -250,7 +255,8 @@ impl Lane {
                 Ok(Action::Wait(due))
             };
         }
-        let due = *self.held.get_or_insert(now) + HOLD;
+        // A commit that is due in any case takes along what is held.
+        let due = (*self.held.get_or_insert(now) + HOLD).min(self.last_commit + REFRESH);
         if flush || due <= now { self.commit(now, wall) } else { Ok(Action::Wait(due)) }
     }
 

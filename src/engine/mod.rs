@@ -1,6 +1,7 @@
 //! The engine: from one source to one sink, whatever their kinds.
 
 mod attempt;
+pub mod beat;
 pub mod clock;
 mod coalesce;
 pub mod compare;

@@ -38,10 +38,13 @@ pub struct Copied {
 pub(crate) async fn run(attempt: &mut Attempt<'_>, lanes: &[Checkpoint]) -> Result<Option<Copied>> {
     let pipeline = attempt.pipeline;
     attempt.state(State::Snapshot, "copying");
-    let tables = pipeline.source_store.tables().await?;
     let newest = plan::newest(lanes, "!clone/");
     let (name, unfinished) = (plan::clone(newest), newest > 0);
     let begun = unfinished && lanes.iter().all(|lane| lane.names(&name) && *lane.get(&name) == Position::Start);
+    if !begun {
+        pipeline.source_store.begin().await?;
+    }
+    let tables = pipeline.source_store.tables().await?;
     let first = !lanes.iter().any(|lane| lane.names(&plan::loaded())) && !attempt.foreign;
     pipeline.sink.prepare(&tables, first).await?;
     let (store, one_moment) = load::view(pipeline).await?;

@@ -172,6 +172,7 @@ impl Pipeline {
         loop {
             let record = self.sink.inspect(&self.settings.stream).await?;
             let settings = &self.settings;
+            self.refuse_if_superseded(record.as_ref())?;
             let turn = standby.look(record.as_ref(), &settings.owner, settings.takeover, self.clock.now());
             if turn == Turn::Claim {
                 return Ok(record);
@@ -187,6 +188,16 @@ impl Pipeline {
             }
             self.pause(Duration::from_secs(1)).await?;
         }
+    }
+
+    /// An attempt may end for another reason before one of its commits is refused; that is no way around the fence.
+    fn refuse_if_superseded(&self, record: Option<&StreamRecord>) -> Result<()> {
+        let (Some(record), ours) = (record, self.status.get().epoch) else { return Ok(()) };
+        let epoch = record.lanes.iter().map(|lane| lane.epoch).max().unwrap_or(0);
+        if ours == 0 || epoch <= ours || record.owner == self.settings.owner {
+            return Ok(());
+        }
+        Err(Error::fenced(format!("go on with stream {}: another process has claimed it", self.settings.stream)))
     }
 
     /// Whether the pipeline was told to stop.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use crossbeam_channel::{RecvTimeoutError, TryRecvError};
 use tokio::sync::Notify;
 
+use crate::engine::beat::Beat;
 use crate::engine::clock::Clock;
 use crate::engine::frontier::Done;
 use crate::engine::inbox::Inbox;
@@ -104,6 +105,7 @@ pub struct Runner {
     staged: Staged,
     done: Done,
     signals: Signals,
+    beat: Beat,
     clock: Arc<dyn Clock>,
     published: u64,
 }
@@ -120,11 +122,26 @@ impl Runner {
         patches: Option<Patches>,
         done: Done,
         signals: Signals,
+        beat: Beat,
         clock: Arc<dyn Clock>,
     ) -> Self {
         let answers = VecDeque::new();
         let (published, staged) = (0, Staged::default());
-        Self { number, lane, writer, inbox, answers, in_flight_max, patches, staged, done, signals, clock, published }
+        Self {
+            number,
+            lane,
+            writer,
+            inbox,
+            answers,
+            in_flight_max,
+            patches,
+            staged,
+            done,
+            signals,
+            beat,
+            clock,
+            published,
+        }
     }
 
     /// Takes over what has arrived; false when nobody will ever send more.
@@ -155,12 +172,17 @@ impl Runner {
                 }
                 let changes = self.resolve_staged(changes).await?;
                 let stage = self.writer.stage(&changes);
-                meanwhile(&mut self.lane, &self.inbox, self.clock.as_ref(), stage).await??;
+                let staged = meanwhile(&mut self.lane, &self.inbox, self.clock.as_ref(), stage);
+                self.beat.during(staged).await??;
                 Ok(Turn::Worked)
             }
             Action::Wait(_) if !self.answers.is_empty() => {
                 self.settle_oldest().await?;
                 Ok(Turn::Worked)
+            }
+            Action::Wait(until) if self.lane.is_staged() => {
+                self.beat.catch_up().await;
+                Ok(Turn::Idle(until.min(self.beat.due())))
             }
             Action::Wait(until) => {
                 if let Some(seq) = self.lane.idle_seq() {
@@ -181,7 +203,8 @@ impl Runner {
         while !self.answers.is_empty() {
             self.settle(1).await?;
         }
-        let changes = patches.resolve(&commit.changes, &self.staged, &self.signals.ahead).await?;
+        let changes = patches.resolve(&commit.changes, &self.staged, &self.signals.ahead);
+        let changes = self.beat.during(changes).await?;
         self.staged.clear();
         let (number, forget, upto) = (commit.number, commit.forget.clone(), commit.upto.clone());
         let resolved = Arc::new(Commit { number, changes, forget, upto });
@@ -195,7 +218,10 @@ impl Runner {
             return Ok(changes);
         };
         let resolved = match Patches::any(&changes) {
-            true => Arc::new(patches.resolve(&changes, &self.staged, &self.signals.ahead).await?),
+            true => {
+                let resolved = patches.resolve(&changes, &self.staged, &self.signals.ahead);
+                Arc::new(self.beat.during(resolved).await?)
+            }
             false => changes,
         };
         self.staged.note(&resolved);
@@ -212,8 +238,8 @@ impl Runner {
     async fn settle(&mut self, unsent: usize) -> Result<()> {
         let mut attempt = 0;
         while let Some(answer) = self.answers.pop_front() {
-            let answer = meanwhile(&mut self.lane, &self.inbox, self.clock.as_ref(), answer).await?;
-            let Err(error) = answer else {
+            let answer = meanwhile(&mut self.lane, &self.inbox, self.clock.as_ref(), answer);
+            let Err(error) = self.beat.during(answer).await? else {
                 self.landed();
                 return Ok(());
             };
@@ -225,7 +251,7 @@ impl Runner {
             if self.signals.is_over() {
                 return Err(error);
             }
-            self.clock.sleep(pause).await;
+            self.beat.during(self.clock.sleep(pause)).await;
             if self.signals.is_over() {
                 return Err(error);
             }
@@ -238,6 +264,7 @@ impl Runner {
 
     fn landed(&mut self) {
         let now = self.clock.now();
+        self.beat.landed();
         if let Some(commit) = self.lane.oldest() {
             report::lane_committed(self.number, commit);
             // ORDERING: Relaxed, a count for people.

@@ -1,13 +1,15 @@
 //! Whose turn it is. Pure: time comes in.
 //!
-//! A record in the sink names the owner of a stream and moves with every commit, at least every two seconds. Only the
-//! *change* of the record is measured with our own clock; its time stamps, if any, are never trusted.
+//! A record in the sink names the owner of a stream and moves with every commit, at least every two seconds; while a commit
+//! takes longer, with every beat. Only the *change* of the record is measured with our own clock; its time stamps, if any,
+//! are never trusted.
 
 use std::time::Duration;
 
-use crate::model::{Owner, StreamRecord};
+use crate::model::{Owner, Pulse, StreamRecord};
 
-/// LIMIT: how long a record must stand still before somebody else may claim. Five missed refreshes.
+/// LIMIT: how long a record must stand still before somebody else may claim. Five missed refreshes, or four
+/// missed beats.
 pub const STILL: Duration = Duration::from_secs(10);
 
 /// What to do about a record.
@@ -22,7 +24,7 @@ pub enum Turn {
 /// Watches one stream's record.
 #[derive(Debug, Default)]
 pub struct Standby {
-    seen: Option<(u64, Duration)>,
+    seen: Option<(Pulse, Duration)>,
 }
 
 impl Standby {
@@ -33,9 +35,9 @@ impl Standby {
             return Turn::Claim;
         }
         let pulse = record.pulse();
-        match self.seen {
-            Some((seen, since)) if seen == pulse => {
-                if now.saturating_sub(since) >= STILL {
+        match &self.seen {
+            Some((seen, since)) if *seen == pulse => {
+                if now.saturating_sub(*since) >= STILL {
                     Turn::Claim
                 } else {
                     Turn::Wait
@@ -62,6 +64,22 @@ mod tests {
             foreign: false,
             lanes: vec![LaneRecord { number, ..LaneRecord::default() }],
         }
+    }
+
+    #[test]
+    fn a_beat_or_a_claim_is_a_sign_of_life() {
+        let (us, seconds) = (Owner("us".into()), Duration::from_secs);
+        let lane = |epoch, number, beat| StreamRecord {
+            lanes: vec![LaneRecord { epoch, number, beat, ..LaneRecord::default() }],
+            ..record("them", 0)
+        };
+        let mut standby = Standby::default();
+        // The last one is a claim: its sums are those of the look before.
+        for (at, record) in [(0, lane(1, 5, 0)), (9, lane(1, 5, 1)), (18, lane(1, 5, 2)), (27, lane(2, 5, 1))] {
+            assert_eq!(standby.look(Some(&record), &us, false, seconds(at)), Turn::Wait, "{record:?}");
+        }
+        assert_eq!(standby.look(Some(&lane(2, 5, 1)), &us, false, seconds(36)), Turn::Wait);
+        assert_eq!(standby.look(Some(&lane(2, 5, 1)), &us, false, seconds(37)), Turn::Claim);
     }
 
     #[test]

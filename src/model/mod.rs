@@ -12,7 +12,7 @@ mod position;
 pub use batch::{Batch, Buffers, Change, Home, Mark, Op, Row, Steps, Table};
 pub use changes::{Changes, Commit};
 pub use checkpoint::Checkpoint;
-pub use claim::{Claim, LaneRecord, Owner, Scope, StreamId, StreamRecord};
+pub use claim::{Claim, LaneRecord, Owner, Pulse, Scope, Standing, StreamId, StreamRecord};
 pub use item::{Item, Micros};
 pub use kind::{Kind, Layout};
 

@@ -14,8 +14,8 @@ use crate::ops::route::Route;
 use crate::ops::status::inspect;
 use crate::store::Store;
 
-/// LIMIT: an owner refreshes its record at least every two seconds, so one that is alive is seen within this time.
-const REFRESH: Duration = Duration::from_millis(2_500);
+/// LIMIT: an owner moves its record at least every two and a half seconds, so one that is alive is seen within this time.
+const REFRESH: Duration = Duration::from_millis(3_000);
 
 /// Everything that was found, for every pipeline of the configuration.
 pub async fn check(config: &Config) -> Vec<Finding> {

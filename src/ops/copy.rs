@@ -33,7 +33,10 @@ pub async fn copy(
     };
     route.meet().await?;
     let owner = ownership.owner().clone();
-    let work = work::pipeline(&route, config, pipeline, owner, takeover, status, stop)?;
+    let mut work = work::pipeline(&route, config, pipeline, owner, takeover, status, stop)?;
+    // A copy brings what can be read, whether or not it could be followed.
+    let sides = work::sides(&route, pipeline.lag_budget)?;
+    (work.source_store, work.sink_store) = (sides.source_store, sides.sink_store);
     let Some(copied) = work.run_once().await? else { return Ok(None) };
     if copied.kept > 0 {
         tracing::warn!(

@@ -16,8 +16,8 @@ use crate::ops::view::{View, Views, positions};
 
 /// LIMIT: how long a running process may take to answer; it only copies a struct.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// LIMIT: an owner refreshes its record at least every two seconds, so one that is alive is seen within this time.
-const REFRESH: Duration = Duration::from_millis(2_500);
+/// LIMIT: an owner moves its record at least every two and a half seconds, so one that is alive is seen within this time.
+const REFRESH: Duration = Duration::from_millis(3_000);
 
 /// What every pipeline of the configuration is doing.
 ///
@@ -130,7 +130,7 @@ mod tests {
             owner: Owner("us".into()),
             scope: Scope { layout: String::new(), extent: "all".into(), lanes: 1 },
             foreign: false,
-            lanes: vec![LaneRecord { epoch: 4, number: 9, checkpoint }],
+            lanes: vec![LaneRecord { epoch: 4, number: 9, beat: 0, checkpoint }],
         }
     }
 

@@ -19,7 +19,7 @@ use crate::ops::route::Route;
 /// How often a held lock is looked at again.
 const LOCK_LOOK: Duration = Duration::from_millis(500);
 
-/// A pipeline of an opened route.
+/// A pipeline of an opened route that follows its source.
 ///
 /// # Errors
 /// Bug, if a side was opened without what its role needs.
@@ -34,6 +34,7 @@ pub(super) fn pipeline(
 ) -> Result<Pipeline> {
     let memory = config.memory / config.pipelines.len() as u64;
     let sides = sides(route, configured.lag_budget)?;
+    let missing = |what| Error::bug(format!("open {}: no {what}", route.stream));
     Ok(Pipeline {
         settings: Settings {
             stream: route.stream.clone(),
@@ -46,9 +47,9 @@ pub(super) fn pipeline(
             takeover,
         },
         source: sides.source,
-        source_store: sides.source_store,
+        source_store: route.source.followed.clone().ok_or_else(|| missing("store of the source"))?,
         sink: sides.sink,
-        sink_store: sides.sink_store,
+        sink_store: route.sink.followed.clone().ok_or_else(|| missing("store of the sink"))?,
         bridge: sides.bridge,
         clock: sides.clock,
         host: Arc::new(ThreadHost::new(tokio::runtime::Handle::current())),

@@ -64,7 +64,7 @@ impl Rig {
     async fn claim(&self, lanes: u16, lane: u16, seen: Option<u64>) -> Result<(LaneRecord, Box<dyn Writer>)> {
         let scope = Scope { layout: "conformance".into(), extent: "all".into(), lanes };
         let owner = Owner("somebody".into());
-        let claim = Claim { stream: stream(), lane, owner, scope, seen, foreign: false };
+        let claim = Claim { stream: stream(), lane, owner, scope, seen, still: None, foreign: false };
         let claimed = self.sink.claim(&claim).await?;
         self.sink.prepare(&[self.table().await], false).await?;
         Ok(claimed)
@@ -502,12 +502,72 @@ pub async fn lanes_have_records_of_their_own(rig: Rig) {
     let (_, mut second) = rig.claim(2, 1, None).await.unwrap();
     first.commit(commit(1, &[&rig.row("/a").await], at(5))).await.unwrap();
     second.commit(commit(1, &[&rig.row("/b").await], at(3))).await.unwrap();
+    let before = rig.record().await.pulse();
+    assert_eq!(rig.record().await.pulse(), before, "nothing has happened in between");
     second.commit(commit(2, &[], at(4))).await.unwrap();
     let record = rig.record().await;
+    assert_ne!(record.pulse(), before, "a commit is a sign of life");
     assert_eq!(record.lanes.iter().map(|lane| lane.number).collect::<Vec<_>>(), [1, 2]);
     assert_eq!(record.frontier(), at(4));
-    assert_eq!(record.pulse(), 1 + 1 + 1 + 2);
     assert_eq!(rig.sink_rows().await.len(), 2);
+}
+
+pub async fn a_lane_that_has_staged_can_show_that_it_is_alive_or_nobody_gets_past_it(rig: Rig) {
+    if !rig.sink.limits().stage {
+        return;
+    }
+    rig.put("/a", b"1");
+    let a = rig.row("/a").await;
+    let (taken, mut writer) = rig.claim(1, 0, None).await.unwrap();
+    writer.stage(&Arc::new(changes_of(&[&a]))).await.unwrap();
+    let before = rig.record().await;
+    let (rig, name) = (&rig, &stream());
+    let beat = |epoch| async move {
+        let beat = rig.sink.beat(name, 0, epoch);
+        tokio::time::timeout(Duration::from_secs(10), beat).await.expect("a beat waits for nothing").unwrap();
+        rig.record().await
+    };
+    for other in [0, taken.epoch + 1] {
+        assert_eq!(beat(other).await, before, "epoch {other} is not the lane's");
+    }
+    let after = beat(taken.epoch).await;
+    if after.pulse() == before.pulse() {
+        let refused = rig.claim(1, 0, Some(taken.epoch)).await.map(drop).unwrap_err();
+        assert_eq!(refused.fault(), Fault::Transient, "{refused}");
+    } else {
+        assert_ne!(beat(taken.epoch).await.pulse(), after.pulse(), "each of them counts");
+    }
+    writer.commit(commit(1, &[], at(1))).await.unwrap();
+    assert_eq!(rig.sink_rows().await, all(rig.store.as_ref()).await, "what was staged has landed");
+}
+
+pub async fn a_beat_of_an_older_epoch_changes_nothing(rig: Rig) {
+    let (old, _older) = rig.claim(1, 0, None).await.unwrap();
+    rig.sink.beat(&stream(), 0, old.epoch).await.unwrap();
+    let before = rig.record().await.pulse();
+    let (new, mut writer) = rig.claim(1, 0, Some(old.epoch)).await.unwrap();
+    assert_ne!(rig.record().await.pulse(), before, "a claim is a sign of life");
+    let before = rig.record().await;
+    rig.sink.beat(&stream(), 0, old.epoch).await.unwrap();
+    rig.sink.beat(&StreamId::new("another"), 0, new.epoch).await.unwrap();
+    rig.sink.beat(&stream(), 7, new.epoch).await.unwrap();
+    assert_eq!(rig.record().await, before);
+    writer.commit(commit(1, &[], at(1))).await.unwrap();
+}
+
+pub async fn who_takes_over_a_lane_that_stood_still_is_refused_when_it_moves_again(rig: Rig) {
+    let (taken, mut writer) = rig.claim(1, 0, None).await.unwrap();
+    let scope = Scope { layout: "conformance".into(), extent: "all".into(), lanes: 1 };
+    let (owner, seen, still) = (Owner("another".into()), Some(taken.epoch), Some(taken.number));
+    let mut claim = Claim { stream: stream(), lane: 0, owner, scope, seen, still, foreign: false };
+    writer.commit(commit(1, &[], at(1))).await.unwrap();
+    let refused = rig.sink.claim(&claim).await.map(drop).unwrap_err();
+    assert_eq!(refused.fault(), Fault::Transient, "{refused}");
+    assert_eq!(rig.record().await.lanes[0].epoch, taken.epoch);
+    writer.commit(commit(2, &[], at(2))).await.expect("the owner was not disturbed");
+    claim.still = Some(2);
+    let (record, _) = rig.sink.claim(&claim).await.unwrap();
+    assert_eq!((record.epoch, record.number), (taken.epoch + 1, 2));
 }
 
 pub async fn another_number_of_lanes_starts_from_what_all_had_passed(rig: Rig) {
@@ -538,6 +598,9 @@ macro_rules! conformance {
             a_late_twin_changes_nothing, a_commit_out_of_turn_is_refused, older_epoch_is_fenced,
             a_claim_needs_what_was_seen, checkpoint_never_moves_back, positions_come_back_as_they_were,
             what_is_forgotten_goes_before_what_is_named, lanes_have_records_of_their_own,
+            a_lane_that_has_staged_can_show_that_it_is_alive_or_nobody_gets_past_it,
+            a_beat_of_an_older_epoch_changes_nothing,
+            who_takes_over_a_lane_that_stood_still_is_refused_when_it_moves_again,
             another_number_of_lanes_starts_from_what_all_had_passed);
     };
     (@each $maker:path, $($question:ident),*) => {

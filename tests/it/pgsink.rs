@@ -38,6 +38,7 @@ fn claim(lane: u16, lanes: u16, seen: Option<u64>) -> Claim {
         owner: Owner("owner".into()),
         scope: Scope { layout: "test".into(), extent: "all".into(), lanes },
         seen,
+        still: None,
         foreign: false,
     }
 }
@@ -235,6 +236,22 @@ async fn the_server_itself_refuses_the_later_twin_of_a_commit() {
     writer.commit(commit(2, vec![put(&table, &[Some("1"), Some("twin")])])).await.unwrap();
     assert_eq!(server.psql(&database, "select v from t"), "a");
     assert_eq!(position(server, &database), "2 pg/1/1/slot@00000001");
+
+    // Nobody can have brought it further than to what was sent.
+    server.psql(&database, "update driftless.lane set number = 4");
+    let error = writer.commit(commit(3, vec![put(&table, &[Some("1"), Some("lost")])])).await.unwrap_err();
+    assert_eq!(error.fault(), Fault::Bug, "{error}");
+    let end = "select count(pg_terminate_backend(backend_pid)) from driftless.lane";
+    assert_eq!(server.psql(&database, end), "1");
+    let lost = loop {
+        // The first one may be the one that finds the session gone.
+        let error = writer.commit(commit(3, vec![put(&table, &[Some("1"), Some("lost")])])).await.unwrap_err();
+        if error.fault() != Fault::Transient {
+            break error;
+        }
+    };
+    assert_eq!(lost.fault(), Fault::Bug, "{lost}");
+    assert_eq!(server.psql(&database, "select v from t"), "a");
 
     server.psql(&database, "update driftless.lane set number = 0");
     let error = writer.commit(commit(3, vec![put(&table, &[Some("1"), Some("lost")])])).await.unwrap_err();
@@ -1031,4 +1048,60 @@ async fn tables_that_do_not_fit_are_all_named_before_anything_is_made() {
     assert_eq!(error.fault(), Fault::Config, "{error}");
     assert!(error.to_string().contains("\"v\"") && error.to_string().contains("\"public.b\""), "{error}");
     assert_eq!(server.psql(&to, "select to_regclass('c') is null"), "t");
+}
+
+async fn beats(sink: &PgSink, epoch: u64) {
+    let (stream, patience) = (StreamId::new(STREAM), std::time::Duration::from_secs(5));
+    let beat = tokio::time::timeout(patience, sink.beat(&stream, 0, epoch));
+    beat.await.expect("a beat waits for no lock").unwrap();
+}
+
+#[tokio::test]
+async fn a_beat_waits_for_no_lock_of_a_claim_and_a_claim_for_none_of_a_beat() {
+    let server = pg::secondary();
+    let database = server.database("beat");
+    let sink = raw_sink(server, &database);
+    let (_, _older) = claimed(&sink, None).await;
+    let (holder, connection) = tokio_postgres::connect(&server.url(&database), tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    // What a claim and a commit lock, held for as long as it takes.
+    let locks = "begin; select from driftless.lane for update; select from driftless.stream for update; \
+        select pg_advisory_xact_lock(hashtext('driftless'), hashtext('s'))";
+    holder.batch_execute(locks).await.unwrap();
+    beats(&sink, 1).await;
+    assert_eq!(server.psql(&database, "select epoch, beat from driftless.beat"), "1|1");
+    // A beat that never ends.
+    holder.batch_execute("rollback; begin; update driftless.beat set beat = 100").await.unwrap();
+    let begun = std::time::Instant::now();
+    let (record, _newer) = claimed(&sink, Some(1)).await;
+    assert!(begun.elapsed() < std::time::Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert_eq!((record.epoch, record.beat), (2, 0));
+    beats(&sink, 2).await;
+    holder.batch_execute("commit").await.unwrap();
+    beats(&sink, 1).await;
+    let known = sink.inspect(&StreamId::new(STREAM)).await.unwrap().unwrap();
+    assert_eq!((known.lanes[0].epoch, known.lanes[0].beat), (2, 1), "what was the older owner's counts for nothing");
+    let (_, _newest) = claimed(&sink, Some(2)).await;
+    assert_eq!(server.psql(&database, "select epoch, beat from driftless.beat"), "3|0", "what is old is removed");
+}
+
+#[tokio::test]
+async fn records_of_an_earlier_shape_are_known_and_get_what_they_lack_with_the_next_claim() {
+    let (server, database, table) = plain_table();
+    let sink = raw_sink(server, &database);
+    let (_, mut writer) = claimed(&sink, None).await;
+    writer.commit(commit(1, vec![put(&table, &[Some("1"), Some("a")])])).await.unwrap();
+    server.psql(&database, "drop table driftless.beat");
+    let known = sink.inspect(&StreamId::new(STREAM)).await.unwrap().expect("the stream is known");
+    assert_eq!((known.lanes[0].epoch, known.lanes[0].number, known.lanes[0].beat), (1, 1, 0));
+    let stream = StreamId::new(STREAM);
+    assert!(sink.beat(&stream, 0, 1).await.is_err(), "nobody is told so more than in the log");
+    writer.commit(commit(2, vec![put(&table, &[Some("1"), Some("b")])])).await.unwrap();
+    let (record, mut writer) = claimed(&sink, Some(1)).await;
+    assert_eq!((record.epoch, record.number), (2, 2));
+    beats(&sink, 2).await;
+    let known = sink.inspect(&StreamId::new(STREAM)).await.unwrap().unwrap();
+    assert_eq!(known.lanes[0].beat, 1);
+    writer.commit(commit(3, vec![put(&table, &[Some("1"), Some("c")])])).await.unwrap();
+    assert_eq!(server.psql(&database, "select v from t"), "c");
 }

@@ -139,6 +139,17 @@ async fn a_table_that_the_role_may_not_publish_is_told_with_its_statement_and_co
     let pinned = source.pin().await.unwrap();
     sql(&format!("create table theirs (id int primary key); grant select on theirs to {role}"));
     let tail = source.tail(&pinned, &pool).await.expect("the others are streamed");
+    // One of our own is not held back by it.
+    drop(tail);
+    sql(&format!("create table beside (id int primary key); alter table beside owner to {role}"));
+    let error = source.tail(&pinned, &pool).await.err().expect("the next pin brings it");
+    assert_eq!(error.fault(), Fault::PositionLost, "{error}");
+    assert!(error.to_string().contains("beside") && !error.to_string().contains("theirs"), "{error}");
+    let refused = source.pin().await.expect_err("a first pin takes all or nothing");
+    assert!(refused.to_string().contains("theirs"), "{refused}");
+    let pinned = source.repin().await.unwrap();
+    assert_eq!(sql("select count(*) from pg_publication_tables where tablename in ('beside', 'theirs')"), "1");
+    let tail = source.tail(&pinned, &pool).await.expect("the others are streamed");
     let concern = source.concern().expect("it is told");
     let (_, statement) = concern.split_once("run: ").unwrap();
     assert!(statement.starts_with("alter publication") && statement.contains("theirs"), "{concern}");

@@ -8,7 +8,7 @@ use driftless::kinds::memory::{Outcome, Plan, Site};
 
 use crate::rng::Rng;
 
-const SITES: [Site; 11] = [
+const SITES: [Site; 12] = [
     Site::Head,
     Site::Pin,
     Site::Tail,
@@ -18,6 +18,7 @@ const SITES: [Site; 11] = [
     Site::Get,
     Site::Inspect,
     Site::Claim,
+    Site::Beat,
     Site::Stage,
     Site::Commit,
 ];

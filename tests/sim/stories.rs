@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use driftless::engine::clock::Clock as _;
 use driftless::engine::status::State;
 use driftless::kinds::memory::{Outcome, Plan, Script, Site, Write};
 use driftless::model::{PartitionId, Position, StreamId};
@@ -56,6 +57,41 @@ fn a_late_twin_of_an_unanswered_commit_changes_nothing() {
     assert_eq!((run.sink.late(), run.sink.refused()), (0, 0), "it is answered as what landed long ago");
     run.look().unwrap();
     run.oracle.equal().unwrap();
+    run.quiet().unwrap();
+}
+
+/// One transaction takes a minute to be staged. Whoever stands by sees that its owner is at work; when the owner is
+/// stopped in the middle of it, the other one takes over ten seconds later.
+#[test]
+fn a_long_stage_is_a_sign_of_life_and_an_owner_that_is_stopped_within_it_is_superseded() {
+    let mut run = Run::story(1, 1);
+    put(&run, "/k", "older");
+    let owner = run.start("first", false);
+    run.until_equal();
+    let waiting = run.start("second", false);
+    run.until("somebody stands by", |run| run.status(waiting).is_some_and(|status| status.state == State::Standby));
+    run.sink.plan(script(&[(Site::Stage, Outcome::Hold)]));
+    run.world.transact(
+        &(0..200).map(|n| Write::Put(0, format!("/much/{n}").into(), [vec![b'v'; 40], vec![]])).collect::<Vec<_>>(),
+    );
+    let epoch = |run: &Run| run.sink.record(&StreamId::new("simulated")).map(|record| record.lanes[0].epoch);
+    let (before, begun) = (epoch(&run), run.machine.clock.now());
+    let number = run.sink.record(&StreamId::new("simulated")).unwrap().lanes[0].number;
+    run.until("a minute has passed", |run| run.machine.clock.now() >= begun + Duration::from_secs(60));
+    let record = run.sink.record(&StreamId::new("simulated")).unwrap();
+    assert!(
+        record.lanes[0].number <= number + 1 && record.lanes[0].beat > 10,
+        "it was staged all the time: {record:?}"
+    );
+    assert_eq!(epoch(&run), before, "nobody took over");
+    run.freeze_one(owner, true);
+    let stopped = run.machine.clock.now();
+    run.until("the other one has taken over", |run| epoch(run) > before);
+    let took = run.machine.clock.now() - stopped;
+    // The last beat was up to two and a half seconds old.
+    assert!(took > Duration::from_secs(7) && took < Duration::from_secs(13), "{took:?}");
+    run.sink.lift();
+    run.kill(owner);
     run.quiet().unwrap();
 }
 

@@ -32,6 +32,8 @@ pub enum Site {
     Inspect,
     /// `Sink::claim`.
     Claim,
+    /// `Sink::beat`.
+    Beat,
     /// `Writer::stage`.
     Stage,
     /// `Writer::commit`.
@@ -171,6 +173,7 @@ pub(super) async fn pass<S>(state: &std::sync::Mutex<S>, doors: fn(&mut S) -> &m
         Site::Get => "read rows of a memory store",
         Site::Inspect => "inspect a memory sink",
         Site::Claim => "claim a lane of a memory sink",
+        Site::Beat => "show a memory sink that a lane is at work",
         Site::Stage => "stage changes in a memory sink",
         Site::Commit => "commit to a memory sink",
     })

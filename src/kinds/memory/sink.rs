@@ -11,7 +11,7 @@ use crate::error::{Error, Fault, Result};
 use crate::kinds::memory::Body;
 use crate::kinds::memory::faults::{Doors, Outcome, Plan, Site, lock, pass};
 use crate::kinds::memory::writer::{Connection, MemoryWriter, Sent};
-use crate::model::{Changes, Checkpoint, Claim, LaneRecord, Op, StreamId, StreamRecord, Table};
+use crate::model::{Changes, Checkpoint, Claim, LaneRecord, Op, Standing, StreamId, StreamRecord, Table};
 use crate::sink::{Limits, Sink, Writer};
 use crate::source::Fut;
 
@@ -204,14 +204,14 @@ impl State {
         let record = record.filter(|lane| lane.epoch == sent.epoch);
         let record = record.ok_or_else(|| Error::fenced(format!("{}: another owner has the lane", attempt())))?;
         if !(late && cfg!(mutate = "late_twin_accepted")) {
-            if record.number >= commit.number {
-                return Ok(());
-            }
-            if sent.lacks_stage {
-                return Err(Error::new(Fault::StageLost, format!("{}: what was staged is gone", attempt())));
-            }
-            if record.number + 1 != commit.number {
-                return Err(Error::bug(format!("{}: the lane stands at {}", attempt(), record.number)));
+            // Of what arrives late, nobody knows any more what was sent meanwhile.
+            let given = if late { record.number } else { sent.given };
+            match Standing::of(record.number, commit.number, given) {
+                Ok(Standing::Landed) => return Ok(()),
+                _ if sent.lacks_stage => {
+                    return Err(Error::new(Fault::StageLost, format!("{}: what was staged is gone", attempt())));
+                }
+                other => drop(other.map_err(|error| error.during(attempt()))?),
             }
         }
         let mut rows = self.data.rows.clone_if_patched(sent);
@@ -252,6 +252,7 @@ impl State {
         if standing != claim.seen.unwrap_or(0) {
             return Err(Error::fenced(format!("{attempt}: somebody else claimed it in the meantime")));
         }
+        claim.refuse_if_moved(record.lanes.get(usize::from(claim.lane)).map_or(0, |lane| lane.number))?;
         if record.lanes.len() != usize::from(claim.scope.lanes) {
             relane(record, claim.scope.lanes);
         }
@@ -260,7 +261,16 @@ impl State {
         let lane = record.lanes.get_mut(usize::from(claim.lane));
         let lane = lane.ok_or_else(|| Error::bug(format!("{attempt}: the stream has fewer lanes")))?;
         lane.epoch += 1;
+        lane.beat = 0;
         Ok(lane.clone())
+    }
+
+    fn beat(&mut self, stream: &StreamId, lane: u16, epoch: u64) {
+        let record = self.data.streams.get_mut(stream);
+        let lane = record.and_then(|record| record.lanes.get_mut(usize::from(lane)));
+        if let Some(lane) = lane.filter(|lane| lane.epoch == epoch) {
+            lane.beat += 1;
+        }
     }
 }
 
@@ -339,8 +349,19 @@ impl Sink for MemorySink {
             }
             call.refused("claim a lane of a memory sink")?;
             let record = self.lock().claim(claim)?;
-            let writer = MemoryWriter::new(self.clone(), claim, record.epoch);
+            let writer = MemoryWriter::new(self.clone(), claim, &record);
             Ok((record, Box::new(writer) as Box<dyn Writer>))
+        })
+    }
+
+    fn beat<'a>(&'a self, stream: &'a StreamId, lane: u16, epoch: u64) -> Fut<'a, ()> {
+        Box::pin(async move {
+            let mut call = self.lock().doors.knock(Site::Beat);
+            std::future::poll_fn(|cx| call.poll(&mut self.lock().doors, cx)).await;
+            if !matches!(call.outcome, Outcome::Reject | Outcome::Late) {
+                self.lock().beat(stream, lane, epoch);
+            }
+            call.refused("show a memory sink that a lane is at work")
         })
     }
 

@@ -13,7 +13,7 @@ use crate::error::{Error, Fault, Result};
 use crate::kinds::memory::MemorySink;
 use crate::kinds::memory::faults::{Call, Outcome, Site};
 use crate::kinds::memory::sink::State;
-use crate::model::{Batch, Changes, Claim, Commit, PartitionId, Position, Steps, StreamId};
+use crate::model::{Batch, Changes, Claim, Commit, LaneRecord, PartitionId, Position, Steps, StreamId};
 use crate::sink::Writer;
 use crate::source::Fut;
 
@@ -27,6 +27,8 @@ pub(super) struct Sent {
     pub(super) staged: Vec<Arc<Changes>>,
     /// It was sent again without what had been staged for it.
     pub(super) lacks_stage: bool,
+    /// The highest number that its writer had been given when it was sent.
+    pub(super) given: u64,
     ticket: u64,
     call: Call,
 }
@@ -127,13 +129,16 @@ pub(super) struct MemoryWriter {
     staged: bool,
     /// The last commit that took staged changes along.
     with_stage: Option<u64>,
+    /// The highest number that was to be committed here.
+    given: u64,
 }
 
 impl MemoryWriter {
-    pub(super) fn new(sink: MemorySink, claim: &Claim, epoch: u64) -> Self {
+    pub(super) fn new(sink: MemorySink, claim: &Claim, taken: &LaneRecord) -> Self {
         let connection = sink.lock().connect();
         let (stream, lane) = (claim.stream.clone(), claim.lane);
-        Self { sink, stream, lane, epoch, connection, staged: false, with_stage: None }
+        let (epoch, given) = (taken.epoch, taken.number);
+        Self { sink, stream, lane, epoch, connection, staged: false, with_stage: None, given }
     }
 
     /// Makes sure that there is a connection; an error if what was staged went with the last one.
@@ -196,8 +201,9 @@ impl Writer for MemoryWriter {
         if std::mem::take(&mut self.staged) {
             self.with_stage = Some(number);
         }
-        let (stream, lane, epoch) = (self.stream.clone(), self.lane, self.epoch);
-        connection.sent.push_back(Sent { stream, lane, epoch, commit, staged, lacks_stage, ticket, call });
+        self.given = self.given.max(number);
+        let (stream, lane, epoch, given) = (self.stream.clone(), self.lane, self.epoch, self.given);
+        connection.sent.push_back(Sent { stream, lane, epoch, commit, staged, lacks_stage, given, ticket, call });
         drop(state);
         Box::pin(poll_fn(move |cx| {
             let mut state = sink.lock();

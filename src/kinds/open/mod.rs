@@ -45,8 +45,10 @@ pub struct Endpoint {
     pub source: Option<Arc<dyn Source>>,
     /// Where changes go; only on the sink's side.
     pub sink: Option<Arc<dyn Sink>>,
-    /// Present state.
+    /// Present state of all that configuration means.
     pub store: Option<Arc<dyn Store>>,
+    /// Present state of what a stream that follows brings; the same wherever that is all there is.
+    pub followed: Option<Arc<dyn Store>>,
     place: String,
     special: Box<dyn Special>,
 }

@@ -46,9 +46,11 @@ pub(super) fn open(wanted: Wanted<'_>, keys: &Postgresql, side: Side) -> Result<
         Side::Source => (Some(Arc::new(PostgresSource::new(&options)?) as Arc<dyn Source>), None),
         Side::Sink => (None, Some(Arc::new(PgSink::new(&options)?) as Arc<dyn Sink>)),
     };
+    let followed = store(wanted, &endpoint, &options, side)?.following(&options.publication());
     let store: Option<Arc<dyn Store>> = Some(Arc::new(store(wanted, &endpoint, &options, side)?));
+    let followed: Option<Arc<dyn Store>> = Some(Arc::new(followed));
     let special = Box::new(Server { endpoint, options, side });
-    Ok(Endpoint { kind: Kind::Postgresql, layout: keys.layout, source, sink, store, place, special })
+    Ok(Endpoint { kind: Kind::Postgresql, layout: keys.layout, source, sink, store, followed, place, special })
 }
 
 /// Present state. A raw sink shows its tables by the keys and in the form of bodies of the source's, so it asks both.

@@ -24,7 +24,16 @@ pub(super) fn open(wanted: Wanted<'_>, keys: &Sqlite, side: Side) -> Result<Endp
     let place = format!("sqlite {}", options.file().display());
     let stream = StreamId::new(wanted.pipeline.name.as_str());
     let special = Box::new(Backend { options, side, stream });
-    Ok(Endpoint { kind: Kind::Sqlite, layout: Layout::Teleport, source, sink, store, place, special })
+    Ok(Endpoint {
+        kind: Kind::Sqlite,
+        layout: Layout::Teleport,
+        source,
+        sink,
+        followed: store.clone(),
+        store,
+        place,
+        special,
+    })
 }
 
 /// One file, for questions that only this kind answers.

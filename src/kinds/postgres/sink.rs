@@ -5,6 +5,7 @@
 //! only way to a writer. It never creates a database, and alters a table that
 //! it did not make only where the source's table got a column.
 
+pub mod beat;
 pub mod build;
 pub mod claim;
 pub mod ledger;
@@ -32,6 +33,7 @@ const SHARE: usize = 4;
 /// A PostgreSQL database that receives a stream.
 pub struct PgSink {
     destination: Arc<Destination>,
+    beats: beat::Beats,
 }
 
 impl PgSink {
@@ -40,7 +42,7 @@ impl PgSink {
     /// # Errors
     /// Config for a connection string that cannot be read.
     pub fn new(options: &Options) -> Result<Self> {
-        Ok(Self { destination: Arc::new(Destination::new(options)?) })
+        Ok(Self { destination: Arc::new(Destination::new(options)?), beats: beat::Beats::default() })
     }
 
     /// Settings that the role may not make for its sessions; `check` says what follows from each.
@@ -70,6 +72,10 @@ impl Sink for PgSink {
             let (record, lane) = claim::claim(&self.destination, claim).await?;
             Ok((record, Box::new(PgWriter::start(lane)) as Box<dyn Writer>))
         })
+    }
+
+    fn beat<'a>(&'a self, stream: &'a StreamId, lane: u16, epoch: u64) -> Fut<'a, ()> {
+        Box::pin(self.beats.beat(&self.destination, stream, lane, epoch))
     }
 
     fn prepare<'a>(&'a self, tables: &'a [Arc<Table>], load: bool) -> Fut<'a, ()> {

@@ -9,7 +9,9 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::fault::fault;
 use crate::error::{Error, Result};
-use crate::model::{Checkpoint, Claim, LaneRecord, Owner, PartitionId, Position, Scope, StreamId, StreamRecord};
+use crate::model::{
+    Checkpoint, Claim, LaneRecord, Owner, PartitionId, Position, Scope, Standing, StreamId, StreamRecord,
+};
 
 /// How a compare-and-set on a lane ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +46,7 @@ pub fn inspect(connection: &Connection, stream: &StreamId) -> Result<Option<Stre
             Some(found) => LaneRecord {
                 epoch: found.epoch,
                 number: found.number,
+                beat: 0,
                 checkpoint: checkpoint(connection, stream, number)?,
             },
         });
@@ -77,6 +80,9 @@ pub fn claim(connection: &Connection, claim: &Claim) -> Result<LaneRecord> {
     let found = lane(connection, &claim.stream, claim.lane)?;
     if let Some(found) = &found {
         refuse(&attempt, claim, found)?;
+        if !found.owner.is_empty() {
+            claim.refuse_if_moved(found.number)?;
+        }
     } else if claim.seen.unwrap_or(0) != 0 {
         return Err(Error::fenced(format!("{attempt}: its record has gone since it was looked at")));
     }
@@ -107,7 +113,7 @@ pub fn claim(connection: &Connection, claim: &Claim) -> Result<LaneRecord> {
     let taken = lane(connection, &claim.stream, claim.lane)?;
     let taken = taken.ok_or_else(|| Error::bug(format!("{attempt}: the row just written is not there")))?;
     let checkpoint = checkpoint(connection, &claim.stream, claim.lane)?;
-    Ok(LaneRecord { epoch: taken.epoch, number: taken.number, checkpoint })
+    Ok(LaneRecord { epoch: taken.epoch, number: taken.number, beat: 0, checkpoint })
 }
 
 fn refuse(attempt: &str, claim: &Claim, found: &Lane) -> Result<()> {
@@ -160,7 +166,15 @@ fn divide(connection: &Connection, claim: &Claim) -> Result<()> {
 }
 
 /// Raises a lane's number from `number - 1` under this epoch.
-pub fn land(connection: &Connection, stream: &StreamId, lane: u16, epoch: u64, number: u64) -> Result<Landing> {
+/// `given`: the highest number that the writer was given.
+pub fn land(
+    connection: &Connection,
+    stream: &StreamId,
+    lane: u16,
+    epoch: u64,
+    number: u64,
+    given: u64,
+) -> Result<Landing> {
     let attempt = format!("commit {number} on lane {lane} of stream {stream}");
     let before = number.checked_sub(1).ok_or_else(|| Error::bug(format!("{attempt}: commits are counted from 1")))?;
     let raised = connection
@@ -175,11 +189,12 @@ pub fn land(connection: &Connection, stream: &StreamId, lane: u16, epoch: u64, n
         return Ok(Landing::Now);
     }
     match self::lane(connection, stream, lane)? {
-        Some(found) if found.epoch == epoch && found.number >= number => Ok(Landing::Before),
-        Some(found) if found.epoch == epoch => Err(Error::bug(format!(
-            "{attempt}: the lane stands at commit {}, so this one cannot be the next",
-            found.number
-        ))),
+        Some(found) if found.epoch == epoch => {
+            match Standing::of(found.number, number, given).map_err(|error| error.during(&attempt))? {
+                Standing::Landed => Ok(Landing::Before),
+                Standing::Next => Err(Error::bug(format!("{attempt}: its lane's row was not raised"))),
+            }
+        }
         _ => Err(superseded(&attempt)),
     }
 }

@@ -3,7 +3,8 @@
 //! The file is made as Teleport makes it (directory 0700, file 0600, its tables and indexes), and holds our bookkeeping too,
 //! so data and checkpoint are one transaction. SQLite lets one writer in at a time: a claim that has taken the write lock
 //! knows that no commit of an older owner is under way, and the raised epoch refuses every later one. An owner that is
-//! stopped within a transaction keeps the lock; the claim then waits for the busy timeout and says so.
+//! stopped within a transaction keeps the lock; the claim then waits for the busy timeout and says so. So there is no beat:
+//! while a transaction is staged nobody could read or write one, and nobody gets past it.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;

@@ -61,6 +61,7 @@ impl SqliteWriter {
             stream: claim.stream.clone(),
             lane: claim.lane,
             epoch: taken.epoch,
+            given: taken.number,
             checkpoint: taken.checkpoint.clone(),
             connection: Some(connection),
             open: false,
@@ -104,6 +105,8 @@ struct Desk {
     stream: StreamId,
     lane: u16,
     epoch: u64,
+    /// The highest number that was to be committed here.
+    given: u64,
     /// What the file says is passed, so that a position is never written back.
     checkpoint: Checkpoint,
     connection: Option<Connection>,
@@ -148,6 +151,7 @@ impl Desk {
             )));
         }
         let staged = self.open;
+        self.given = self.given.max(commit.number);
         match self.ready().and_then(|()| self.land(commit)) {
             Ok(()) => {
                 self.open = false;
@@ -171,7 +175,7 @@ impl Desk {
             self.begin()?;
         }
         let connection = self.connected()?;
-        let landing = record::land(connection, &self.stream, self.lane, self.epoch, commit.number)?;
+        let landing = record::land(connection, &self.stream, self.lane, self.epoch, commit.number, self.given)?;
         if landing == Landing::Before {
             return self.execute("rollback");
         }

@@ -196,3 +196,75 @@ fn table_made_later_is_taken_within_a_minute_and_one_without_a_key_is_told() {
         ),
     );
 }
+
+#[test]
+fn a_stream_that_runs_goes_on_without_new_tables_that_need_a_person_and_only_a_first_start_refuses_them() {
+    const MINUTE: Duration = Duration::from_secs(60);
+    let source = PgDb::empty(pg::primary(), "blocked");
+    let (sink, other) = (PgDb::empty(pg::secondary(), "blocked"), PgDb::empty(pg::secondary(), "refused"));
+    source.run("create table public.old (id int primary key); insert into old values (1)");
+    let running = site("blocked", &source, &sink, "");
+    let program = running.start("run", &[]);
+    running.until_caught_up(PATIENCE);
+    assert!(program.stop(PATIENCE).success());
+
+    // While nobody looks: one table that can be taken, one without a key, one whose changes the log would not identify.
+    source.run(
+        "create table public.good (id int primary key); insert into good values (1);
+         create table public.keyless (v text); insert into keyless values ('planted-keyless');
+         create table public.silent (id int primary key); alter table silent replica identity nothing;
+         insert into silent values (1); insert into old values (2)",
+    );
+    let has = |sql: &str| sink.server.try_psql(&sink.name, sql).unwrap_or_default();
+    let told = |status: &serde_json::Value| {
+        let why = status["reason"].as_str().unwrap_or_default();
+        status["consistent"] == true && why.contains("public.keyless") && why.contains("public.silent")
+    };
+    for _ in 0..2 {
+        let program = running.start("run", &[]);
+        running.until("it follows, and tells of both", MINUTE, told);
+        assert_eq!(has("select count(*) from old") + &has("select count(*) from good"), "21", "{}", running.log());
+        source.run("insert into good values (-1)");
+        running.until("a new table is followed", PATIENCE, |_| has("select count(*) from good where id = -1") == "1");
+        source.run("delete from good where id = -1");
+        running.until("a new table is followed", PATIENCE, |_| has("select count(*) from good where id = -1") == "0");
+        assert_eq!(has("select count(*) from pg_class where relname in ('keyless', 'silent')"), "0");
+        assert!(program.stop(PATIENCE).success());
+    }
+
+    // A first start names all of them at once, and leaves nothing behind.
+    let first = site("refused", &source, &other, "");
+    for verb in ["run", "run", "clone"] {
+        let finished = first.run(verb, &[]);
+        assert_eq!(finished.code, Some(2), "{verb}: {}", finished.stderr);
+        let last = finished.stderr.lines().last().unwrap();
+        assert!(last.contains("public.keyless"), "{last}");
+        // A copy needs no log, so it could take this one.
+        assert_eq!(last.contains("public.silent"), verb == "run", "{last}");
+    }
+    assert_eq!(source.run("select count(*) from pg_replication_slots where slot_name ~ 'refused'"), "0");
+    assert_eq!(other.run("select count(*) from pg_tables where schemaname = 'public'"), "0");
+
+    // Beside the two that wait for somebody, another one is taken; then they are, one by one.
+    let program = running.start("run", &[]);
+    running.until("it follows, and tells of both", MINUTE, told);
+    source.run("create table public.later (id int primary key); insert into later values (7)");
+    running.until("what can be taken is taken", MINUTE, |_| has("select id from later") == "7");
+    running.until("the others are still told", MINUTE, told);
+    source.run("alter table keyless add id bigserial primary key");
+    running.until("the first one that is mended is copied", MINUTE, |_| has("select count(*) from keyless") == "1");
+    assert_eq!(has("select count(*) from pg_class where relname = 'silent'"), "0");
+    source.run("alter table silent replica identity default");
+    running.until("the last one too", MINUTE, |_| has("select count(*) from silent") == "1");
+    let status = running.until_caught_up(PATIENCE);
+    assert_eq!(status["reason"], "");
+    assert_eq!(running.done("verify", &[])["equal"], true);
+    assert!(program.stop(PATIENCE).success());
+
+    // A table that *was* replicated and has lost its key is no newcomer: its changes would come, and could not be applied.
+    source.run("alter table later drop constraint later_pkey");
+    let finished = running.run("run", &[]);
+    assert_eq!(finished.code, Some(2), "{}", finished.stderr);
+    let last = finished.stderr.lines().last().unwrap();
+    assert!(last.contains("were replicated") && last.contains("public.later"), "{last}");
+}

@@ -80,6 +80,24 @@ impl Side {
         }
     }
 
+    /// Commits one transaction: so many new items of half a KiB, this key, and as many again.
+    pub fn put_much(&self, count: usize, key: &str) {
+        let mut client = self.client();
+        let (begin, value) =
+            (if matches!(self, Side::Sqlite(_)) { "begin immediate;" } else { "begin;" }, "v".repeat(500));
+        let mut input = std::io::BufWriter::new(client.stdin.take().unwrap());
+        writeln!(input, "{begin}").unwrap();
+        for n in 0..2 * count {
+            if n == count {
+                writeln!(input, "{}", self.put(key, "planted-last", 1)).unwrap();
+            }
+            writeln!(input, "{}", self.put(&format!("/bulk/{n:07}"), &value, n as u64)).unwrap();
+        }
+        writeln!(input, "commit;").unwrap();
+        drop(input);
+        assert!(client.wait().unwrap().success(), "the client failed");
+    }
+
     fn delete(&self, key: &str) -> String {
         match self {
             Self::Sqlite(_) => format!(

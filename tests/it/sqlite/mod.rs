@@ -139,6 +139,7 @@ fn claim_of(stream: &str, lane: u16, lanes: u16, seen: Option<u64>) -> Claim {
         owner: Owner("tester".into()),
         scope: Scope { layout: "sqlite teleport".into(), extent: "all".into(), lanes },
         seen,
+        still: None,
         foreign: false,
     }
 }
@@ -393,6 +394,22 @@ fn another_number_of_lanes_starts_from_what_all_lanes_had_passed() {
             assert_eq!(taken.checkpoint, upto("50"));
         }
         assert_eq!(b.commit(commit(2, &[], "60")).await.unwrap_err().fault(), Fault::Fenced);
+    });
+}
+
+#[test]
+fn a_record_beyond_everything_that_was_sent_is_no_success() {
+    let backend = Backend::missing();
+    runtime().block_on(async {
+        let (_, mut writer) = backend.sink().claim(&claim_of("s", 0, 1, None)).await.unwrap();
+        writer.commit(commit(1, &[(PUT, "/k", b"1")], "10")).await.unwrap();
+        // As far as a try of which no answer came can have brought it.
+        backend.sql("update driftless_lane set number = 2");
+        writer.commit(commit(2, &[(PUT, "/k", b"2")], "20")).await.unwrap();
+        backend.sql("update driftless_lane set number = 9");
+        let error = writer.commit(commit(3, &[(PUT, "/k", b"3")], "30")).await.unwrap_err();
+        assert_eq!(error.fault(), Fault::Bug, "{error}");
+        assert_eq!(backend.sql("select value from kv"), "1");
     });
 }
 

@@ -25,6 +25,15 @@ pub struct State {
     pub tables: BTreeMap<TableName, bool>,
 }
 
+impl State {
+    /// Whether all rows and columns of this table are published.
+    pub fn publishes(&self, schema: &str, name: &str) -> bool {
+        self.all_tables
+            || self.schemas.iter().any(|published| published == schema)
+            || self.tables.get(&TableName::new(schema, name)) == Some(&false)
+    }
+}
+
 /// What the server says about a publication, or `None` if there is none of this name.
 pub async fn inspect(client: &Client, name: &str) -> Result<Option<State>> {
     let read = async {

@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use super::ledger;
+use super::{beat, ledger};
 use crate::error::{Error, Result};
 use crate::kinds::postgres::conn::translate;
 use crate::kinds::postgres::writer::destination::Destination;
 use crate::kinds::postgres::writer::fence::{expel, fenced};
 use crate::kinds::postgres::writer::lane::Lane;
-use crate::kinds::postgres::writer::session::{Session, get};
+use crate::kinds::postgres::writer::session::Session;
 use crate::model::{Checkpoint, Claim, LaneRecord, Layout, StreamRecord};
 
 /// Serializes whoever makes our records, and claims of one stream.
@@ -45,7 +45,6 @@ pub async fn claim(destination: &Arc<Destination>, claim: &Claim) -> Result<(Lan
              may show values of failing statements"
         );
     }
-    let number = i64::try_from(record.number).map_err(|_| Error::corrupt("claim: the lane's number is beyond 2^63"))?;
     let epoch = i64::try_from(record.epoch).map_err(|_| Error::corrupt("claim: the lane's epoch is beyond 2^63"))?;
     let lane = Lane::new(
         Arc::clone(destination),
@@ -54,7 +53,7 @@ pub async fn claim(destination: &Arc<Destination>, claim: &Claim) -> Result<(Lan
         epoch,
         foreign,
         session,
-        number,
+        record.number,
     );
     Ok((record, lane))
 }
@@ -75,8 +74,7 @@ fn refuse(claim: &Claim, record: &StreamRecord) -> Result<()> {
 async fn make(session: &Session, layout: Layout) -> Result<()> {
     let client = &session.client;
     let broken = |error| translate(&error, "make driftless' records in the destination (schema driftless)");
-    let complete = client.query_one(ledger::COMPLETE, &[]).await.map_err(broken)?;
-    if !get::<bool>(&complete, 0)? {
+    if !ledger::present(client).await?.complete() {
         client.batch_execute("begin").await.map_err(broken)?;
         client.query(LOCK, &[&""]).await.map_err(broken)?;
         client.batch_execute(ledger::CREATE).await.map_err(broken)?;
@@ -109,6 +107,7 @@ async fn take(client: &Client, claim: &Claim) -> Result<(LaneRecord, bool)> {
         match locked(client, claim).await {
             Ok(Some(taken)) => {
                 client.batch_execute("commit").await.map_err(broken)?;
+                beat::forget_older(client, stream, lane).await.map_err(broken)?;
                 return Ok(taken);
             }
             Ok(None) => client.batch_execute("rollback").await.map_err(broken)?,
@@ -163,8 +162,8 @@ async fn locked(client: &Client, claim: &Claim) -> Result<Option<(LaneRecord, bo
         }
         (None, None) => Checkpoint::default(),
     };
-    let foreign = write(client, claim).await.map_err(broken)?;
-    Ok(Some((LaneRecord { epoch, number, checkpoint }, foreign)))
+    let foreign = write(client, claim, found.epoch + 1).await.map_err(broken)?;
+    Ok(Some((LaneRecord { epoch, number, beat: 0, checkpoint }, foreign)))
 }
 
 async fn standing(client: &Client, claim: &Claim, lock: bool) -> Result<Option<Standing>, tokio_postgres::Error> {
@@ -191,7 +190,11 @@ fn admit<'s>(claim: &Claim, found: Option<&'s Standing>) -> Result<Option<&'s St
     };
     // A lane that nobody has claimed since the number of lanes changed was not there for who looked before.
     let unseen = !found.open && seen == 0;
-    if unseen || i64::try_from(seen) == Ok(found.epoch) {
+    if unseen {
+        return Ok(Some(found));
+    }
+    if i64::try_from(seen) == Ok(found.epoch) {
+        claim.refuse_if_moved(ledger::whole(found.number)?)?;
         return Ok(Some(found));
     }
     Err(fenced(claim.stream.as_str(), i32::from(claim.lane)))
@@ -210,8 +213,9 @@ async fn relay(client: &Client, claim: &Claim, record: &StreamRecord) -> Result<
 }
 
 /// Writes the claim; gives whether the destination held foreign data at the first one.
-async fn write(client: &Client, claim: &Claim) -> Result<bool, tokio_postgres::Error> {
+async fn write(client: &Client, claim: &Claim, epoch: i64) -> Result<bool, tokio_postgres::Error> {
     let (stream, scope) = (claim.stream.as_str(), &claim.scope);
+    beat::begin(client, stream, i32::from(claim.lane), epoch).await?;
     client
         .execute(
             "update driftless.lane set epoch = epoch + 1, open = true, refreshed = now(), backend_pid = pg_backend_pid(), \

@@ -6,6 +6,7 @@
 //! | `lane` | lane | epoch, number of the last commit, the backend that may have a commit under way |
 //! | `position` | lane and partition | how far the data reaches, in the one text form of positions |
 //! | `made_table` | table that we made | whether its keys and indexes are built |
+//! | `beat` | lane and epoch | signs of life of the owner while nothing lands, see [`super::beat`] |
 //!
 //! A lane with `open` false belongs to nobody: the number of lanes has changed and it was not claimed since.
 
@@ -27,12 +28,40 @@ pub const CREATE: &str = "\
         refreshed timestamptz not null default now(), primary key (stream, lane)) with (fillfactor = 20); \
     create table if not exists driftless.position (stream text not null, lane int not null, partition text not null, \
         position text not null, primary key (stream, lane, partition)) with (fillfactor = 50); \
-    create table if not exists driftless.made_table (name text primary key, settled boolean not null)";
+    create table if not exists driftless.made_table (name text primary key, settled boolean not null); \
+    create table if not exists driftless.beat (stream text not null, lane int not null, epoch bigint not null, \
+        beat bigint not null default 0, primary key (stream, lane, epoch)) with (fillfactor = 20)";
 
-/// Whether all of it is there.
-pub const COMPLETE: &str = "\
+const PRESENT: &str = "\
     select to_regclass('driftless.stream') is not null and to_regclass('driftless.lane') is not null \
-    and to_regclass('driftless.position') is not null and to_regclass('driftless.made_table') is not null";
+    and to_regclass('driftless.position') is not null and to_regclass('driftless.made_table') is not null, \
+    to_regclass('driftless.beat') is not null";
+
+/// Which of our tables are there.
+#[derive(Clone, Copy, Debug)]
+pub struct Present {
+    /// Those without which nothing is known of a stream.
+    records: bool,
+    /// The signs of life, which a claim adds to records of an earlier shape.
+    beats: bool,
+}
+
+impl Present {
+    /// Whether nothing is left to be made.
+    pub fn complete(self) -> bool {
+        self.records && self.beats
+    }
+}
+
+/// Which of our tables are there.
+///
+/// # Errors
+/// As the connection's.
+pub async fn present(client: &Client) -> Result<Present> {
+    let row = client.query_one(PRESENT, &[]).await;
+    let row = row.map_err(|error| translate(&error, "look for driftless' records in the destination"))?;
+    Ok(Present { records: get(&row, 0)?, beats: get(&row, 1)? })
+}
 
 /// What the sink remembers of a stream.
 ///
@@ -40,17 +69,28 @@ pub const COMPLETE: &str = "\
 /// Config for records of a format that this program does not know; Corrupt for records that contradict themselves.
 pub async fn inspect(client: &Client, stream: &StreamId) -> Result<Option<StreamRecord>> {
     let broken = |error| translate(&error, format!("read the records of stream {stream}"));
-    let row = client.query_one(COMPLETE, &[]).await.map_err(broken)?;
-    if !get::<bool>(&row, 0)? {
+    let present = present(client).await?;
+    if !present.records {
         return Ok(None);
     }
     client.batch_execute("begin isolation level repeatable read read only").await.map_err(broken)?;
-    let record = read(client, stream).await?;
+    let mut record = read(client, stream).await?;
+    if let Some(record) = record.as_mut().filter(|_| present.beats) {
+        let name = stream.as_str();
+        let text = "select lane, epoch, beat from driftless.beat where stream = $1";
+        for row in client.query(text, &[&name]).await.map_err(broken)? {
+            let (lane, epoch): (i32, i64) = (get(&row, 0)?, get(&row, 1)?);
+            let lane = usize::try_from(lane).ok().and_then(|lane| record.lanes.get_mut(lane));
+            if let Some(lane) = lane.filter(|lane| i64::try_from(lane.epoch) == Ok(epoch)) {
+                lane.beat = whole(get(&row, 2)?)?;
+            }
+        }
+    }
     client.batch_execute("commit").await.map_err(broken)?;
     Ok(record)
 }
 
-/// As [`inspect`], inside the caller's transaction.
+/// As [`inspect`], inside the caller's transaction, and without signs of life.
 pub async fn read(client: &Client, stream: &StreamId) -> Result<Option<StreamRecord>> {
     let broken = |error| translate(&error, format!("read the records of stream {stream}"));
     let name = stream.as_str();

@@ -13,6 +13,7 @@ mod order;
 mod plan;
 mod range;
 mod sessions;
+mod tables;
 mod time;
 
 use std::collections::{HashMap, VecDeque};
@@ -29,7 +30,7 @@ use crate::model::{Batch, Position, Steps, Table};
 use crate::source::Fut;
 use crate::store::{Range, Store};
 
-use super::catalog::{self, Need, Scope};
+use super::catalog::{self, Need, Refusal, Scope};
 use super::conn::{Endpoint, Session, translate};
 use copy::Rows;
 use plan::{Plan, Scratch};
@@ -63,6 +64,10 @@ enum View {
 pub struct PgStore {
     sessions: Sessions,
     view: View,
+    /// Only the tables that this publication has are shown.
+    publication: Option<String>,
+    /// The tables that were left out when this was told last.
+    left_out: Mutex<Vec<Refusal>>,
     plans: Mutex<HashMap<String, Arc<Plan>>>,
     /// Open statements of a frozen store, the one used last at the end.
     streams: Mutex<VecDeque<Stream>>,
@@ -100,10 +105,19 @@ impl PgStore {
         Self {
             sessions: Sessions::new(endpoint, SESSIONS, None),
             view,
+            publication: None,
+            left_out: Mutex::default(),
             plans: Mutex::default(),
             streams: Mutex::default(),
             _holder: None,
         }
+    }
+
+    /// Shows no more than what a stream with this publication follows, once there is one.
+    #[must_use]
+    pub fn following(mut self, publication: &str) -> Self {
+        self.publication = Some(publication.to_owned());
+        self
     }
 
     fn is_teleport(&self) -> bool {
@@ -114,12 +128,18 @@ impl PgStore {
     async fn load(&self) -> Result<Vec<Arc<Plan>>> {
         let client = self.sessions.endpoint().session(&Session::ADMIN).await?;
         let shapes = match &self.view {
-            View::Source(scope, need) => catalog::find(&client, scope, *need).await?.all()?,
+            View::Source(scope, need) => {
+                let found = tables::shown(&client, scope, *need, self.publication.as_deref()).await?;
+                if self.publication.is_none() {
+                    self.tell(&found.refused);
+                }
+                found.tables
+            }
             View::TeleportSink => catalog::teleport_counterpart(&client).await?.into_iter().collect(),
             View::RawSink { source, scope } => {
                 let source = source.session(&Session::ADMIN).await?;
-                let sources = catalog::find(&source, scope, Need::Scan).await?.all()?;
-                catalog::counterparts(&client, &sources).await?
+                let found = tables::shown(&source, scope, Need::Scan, self.publication.as_deref()).await?;
+                catalog::counterparts(&client, &found.tables).await?
             }
         };
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
@@ -136,6 +156,25 @@ impl PgStore {
         }
         *plans = loaded;
         Ok(in_order)
+    }
+
+    /// Says which tables are left out, once. A stream that follows is told by its source.
+    fn tell(&self, refused: &[Refusal]) {
+        let mut told = self.left_out.lock().unwrap_or_else(PoisonError::into_inner);
+        if *told != *refused {
+            *told = refused.to_vec();
+            for refusal in refused {
+                tracing::error!(table = %refusal.table, why = %refusal.why, "a table that `tables` means is left out");
+            }
+        }
+    }
+
+    /// Whether all tables that configuration means can be shown.
+    async fn whole(&self) -> Result<()> {
+        let View::Source(scope, need) = &self.view else { return Ok(()) };
+        let client = self.sessions.endpoint().session(&Session::ADMIN).await?;
+        let need = if self.publication.is_some() { Need::Tail } else { *need };
+        catalog::find(&client, scope, need).await?.all().map(drop)
     }
 
     fn known(&self, table: &str) -> Option<Arc<Plan>> {
@@ -360,6 +399,8 @@ impl PgStore {
         Ok(Box::new(Self {
             sessions: Sessions::new(self.sessions.endpoint(), SESSIONS, Some(snapshot)),
             view: self.view.clone(),
+            publication: self.publication.clone(),
+            left_out: Mutex::default(),
             plans: Mutex::new(plans),
             streams: Mutex::default(),
             _holder: Some(holder),
@@ -368,6 +409,10 @@ impl PgStore {
 }
 
 impl Store for PgStore {
+    fn begin(&self) -> Fut<'_, ()> {
+        Box::pin(self.whole())
+    }
+
     fn tables(&self) -> Fut<'_, Vec<Arc<Table>>> {
         Box::pin(async { Ok(self.load().await?.iter().map(|plan| Arc::clone(&plan.table)).collect()) })
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio_postgres::Client;
 
 use super::definitions::{Catalog, Wanted};
+use super::newcomers;
 use super::receiver::{self, Plan};
 use super::tail::{PostgresTail, Setup};
 use super::watch::Watch;
@@ -90,11 +91,16 @@ impl PostgresSource {
         Ok([(identity.partition(&self.options.slot()), at.position())].into_iter().collect())
     }
 
-    async fn make_pin(&self) -> Result<Checkpoint> {
+    async fn make_pin(&self, again: bool) -> Result<Checkpoint> {
         let client = self.endpoint.session(&Session::ADMIN).await?;
-        let tables = catalog::find(&client, &Scope::of(&self.options)?, Need::Tail).await?.all()?;
+        let found = catalog::find(&client, &Scope::of(&self.options)?, Need::Tail).await?;
+        let names: Vec<TableName> = if again && self.options.layout == Layout::Raw {
+            let publication = (&*self.options.publication(), self.options.manage_publication);
+            newcomers::pinnable(&client, publication, &found).await?.into_iter().collect()
+        } else {
+            found.all()?.into_iter().map(|shape| TableName::new(shape.schema, shape.name)).collect()
+        };
         drop(client);
-        let names: Vec<_> = tables.into_iter().map(|shape| TableName::new(shape.schema, shape.name)).collect();
         let pin = pin::pin(&self.feed, &self.options, &names).await?;
         self.watch.pinned(&names).await;
         let checkpoint = pin.checkpoint(&self.options.slot());
@@ -112,7 +118,8 @@ impl PostgresSource {
         let client = self.feed.session(&Session::ADMIN).await?;
         let found = catalog::find(&client, &Scope::of(&self.options)?, Need::Tail).await?;
         self.watch.admit(&client, &found).await?;
-        let tables = found.all()?;
+        // New tables that cannot be followed were told; the others go on.
+        let tables = if self.options.layout == Layout::Raw { found.tables } else { found.all()? };
         let identity = self.identify(&mut conn).await?;
         let ancestors = head::ancestors(&mut conn, identity.timeline).await?;
         let state = slot::inspect(&client, &name).await?;
@@ -157,7 +164,11 @@ impl Source for PostgresSource {
     }
 
     fn pin(&self) -> Fut<'_, Checkpoint> {
-        Box::pin(self.make_pin())
+        Box::pin(self.make_pin(false))
+    }
+
+    fn repin(&self) -> Fut<'_, Checkpoint> {
+        Box::pin(self.make_pin(true))
     }
 
     fn tail<'a>(&'a self, from: &'a Checkpoint, pool: &'a Pool) -> Fut<'a, Box<dyn Tail>> {

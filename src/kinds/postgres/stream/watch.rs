@@ -107,11 +107,13 @@ impl Watch {
         self.start();
     }
 
-    /// Refuses to open a stream that lacks a table which the next pin would bring.
+    /// Refuses to open a stream that lacks a table which the next pin would bring, or that has one which it cannot bring.
     pub(super) async fn admit(&self, client: &Client, found: &Found) -> Result<()> {
-        match self.shared.census(client, found).await? {
-            News::Added(tables) => Err(Error::position_lost(newcomers::sentence(&tables))),
-            News::Nothing | News::Stuck(..) => Ok(()),
+        let news = self.shared.census(client, found).await?;
+        newcomers::refuse(&news.lost)?;
+        match &news.added[..] {
+            [] => Ok(()),
+            added => Err(Error::position_lost(newcomers::sentence(added))),
         }
     }
 
@@ -170,8 +172,9 @@ impl Shared {
         }
         if census && matches!(self.scope, Scope::Raw(_)) {
             let found = catalog::find(client, &self.scope, Need::Tail).await?;
-            if let News::Added(tables) = self.census(client, &found).await? {
-                self.end(Fault::PositionLost, &newcomers::sentence(&tables));
+            let news = self.census(client, &found).await?;
+            if !news.added.is_empty() {
+                self.end(Fault::PositionLost, &newcomers::sentence(&news.added));
             }
         }
         Ok(())
@@ -244,20 +247,14 @@ impl Shared {
     /// Looks for tables that the stream lacks, and tells those that need a person.
     async fn census(&self, client: &Client, found: &Found) -> Result<News> {
         if !matches!(self.scope, Scope::Raw(_)) {
-            return Ok(News::Nothing);
+            return Ok(News::default());
         }
         let (publication, stream) = (self.options.publication(), &self.options.stream);
         let mut known = self.known.lock().await;
         let news = newcomers::look(client, (&publication, self.options.manage_publication), found, &mut known).await?;
-        let (count, concern) = match &news {
-            News::Stuck(count, why) => {
-                let what = format!("tables of the source that match `tables` are not replicated: {why}");
-                (*count, Some(what))
-            }
-            News::Added(tables) => (tables.len(), None),
-            News::Nothing => (0, None),
-        };
-        gauge!(names::UNREPLICATED, "stream" => stream.clone()).set(count as f64);
+        let concern = (news.stuck > 0)
+            .then(|| format!("tables of the source that match `tables` are not replicated: {}", news.why));
+        gauge!(names::UNREPLICATED, "stream" => stream.clone()).set((news.stuck + news.added.len()) as f64);
         let before = std::mem::replace(&mut *lock(&self.concern), concern.clone());
         if let Some(what) = concern.filter(|what| before.as_ref() != Some(what)) {
             tracing::error!(stream, "{what}");

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Row};
 
 use super::session::get;
 use crate::error::{Error, Result};
@@ -61,14 +61,22 @@ pub async fn expel(client: &Client, stream: &str, lane: Option<i32>) -> Result<(
 ///
 /// # Errors
 /// Fenced when another epoch has begun.
-pub async fn rejoin(client: &Client, stream: &str, lane: i32, epoch: i64) -> Result<i64> {
+pub async fn rejoin(client: &Client, stream: &str, lane: i32, epoch: i64) -> Result<u64> {
     expel(client, stream, Some(lane)).await?;
     let row = client
         .query_opt(RECORD, &[&stream, &lane, &epoch])
         .await
         .map_err(|error| translate(&error, format!("take up lane {lane} of stream {stream} again")))?;
-    let row = row.ok_or_else(|| fenced(stream, lane))?;
-    get(&row, 0)
+    number(&row.ok_or_else(|| fenced(stream, lane))?)
+}
+
+/// A commit number of our records.
+///
+/// # Errors
+/// Corrupt for one below 0.
+pub fn number(row: &Row) -> Result<u64> {
+    let number: i64 = get(row, 0)?;
+    u64::try_from(number).map_err(|_| Error::corrupt(format!("read a lane's record: its number is {number}")))
 }
 
 /// The error for a lane that belongs to somebody else.

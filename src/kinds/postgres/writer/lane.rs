@@ -13,12 +13,12 @@ use super::destination::Destination;
 use super::feed::Sender;
 use super::fence;
 use super::pipeline::{Pipeline, Step, Trouble};
-use super::session::{Session, get};
+use super::session::Session;
 use super::sort::Sorted;
 use super::sql;
 use crate::error::{Error, Fault, Result};
 use crate::kinds::postgres::conn::translate;
-use crate::model::{Changes, Commit};
+use crate::model::{Changes, Commit, Standing};
 
 /// Whether a transaction is open with staged changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +49,9 @@ struct State {
     bindings: Bindings,
     generation: u64,
     shelf: Shelf,
-    number: i64,
+    number: u64,
+    /// The highest number that was to be committed here.
+    given: u64,
     staged: Staged,
 }
 
@@ -101,7 +103,7 @@ impl Lane {
         epoch: i64,
         foreign: bool,
         session: Session,
-        number: i64,
+        number: u64,
     ) -> Self {
         let state = State {
             session: Some(session),
@@ -109,6 +111,7 @@ impl Lane {
             generation: destination.generation(),
             shelf: Shelf::default(),
             number,
+            given: number,
             staged: Staged::Nothing,
         };
         Self { destination, stream, lane, epoch, foreign, state }
@@ -116,25 +119,27 @@ impl Lane {
 
     /// See [`crate::sink::Writer::commit`].
     pub async fn commit(&mut self, commit: &Commit) -> Result<()> {
-        let number = i64::try_from(commit.number).map_err(|_| Error::bug("commit: its number is beyond 2^63"))?;
+        let number = commit.number;
+        self.state.given = self.state.given.max(number);
         self.ready().await?;
-        if self.state.number >= number {
-            self.state.staged = Staged::Nothing;
-            return Ok(());
-        }
-        if self.state.staged == Staged::Lost {
-            return Err(self.stage_lost());
-        }
-        if self.state.number != number - 1 {
-            return Err(Error::bug(format!(
-                "commit {number} of lane {} of stream {}: the lane stands at {}",
-                self.lane, self.stream, self.state.number
-            )));
+        // What was staged is lost only for a commit that has not landed, so the standing comes first.
+        match self.standing(number) {
+            Ok(Standing::Landed) => {
+                self.state.staged = Staged::Nothing;
+                return Ok(());
+            }
+            _ if self.state.staged == Staged::Lost => return Err(self.stage_lost()),
+            other => drop(other?),
         }
         match self.state.staged {
             Staged::Open => self.finish(commit, number).await,
             _ => self.whole(commit, number).await,
         }
+    }
+
+    fn standing(&self, number: u64) -> Result<Standing> {
+        let standing = Standing::of(self.state.number, number, self.state.given);
+        standing.map_err(|error| error.during(format!("write to lane {} of stream {}", self.lane, self.stream)))
     }
 
     /// See [`crate::sink::Writer::stage`].
@@ -181,7 +186,7 @@ impl Lane {
         )
     }
 
-    async fn whole(&mut self, commit: &Commit, number: i64) -> Result<()> {
+    async fn whole(&mut self, commit: &Commit, number: u64) -> Result<()> {
         let mut way = Way::Direct;
         loop {
             let trouble = match self.attempt(&commit.changes, Frame::Whole(commit), way).await {
@@ -258,7 +263,7 @@ impl Lane {
     }
 
     /// Commits the open transaction.
-    async fn finish(&mut self, commit: &Commit, number: i64) -> Result<()> {
+    async fn finish(&mut self, commit: &Commit, number: u64) -> Result<()> {
         if !commit.changes.is_empty() {
             self.piece(&commit.changes).await?;
         }
@@ -288,11 +293,13 @@ impl Lane {
                 self.state.session = None;
                 self.state.staged = Staged::Lost;
                 self.ready().await.map_err(|error| error.during(trouble.into_error()))?;
-                if self.state.number == number {
-                    self.state.staged = Staged::Nothing;
-                    return Ok(());
+                match self.standing(number)? {
+                    Standing::Landed => {
+                        self.state.staged = Staged::Nothing;
+                        Ok(())
+                    }
+                    Standing::Next => Err(self.stage_lost()),
                 }
-                Err(self.stage_lost())
             }
         }
     }
@@ -349,20 +356,21 @@ impl Lane {
         if before == 0 {
             self.ready().await?;
         }
-        let number = i64::try_from(commit.number).unwrap_or(i64::MAX);
-        let follows =
-            i64::try_from(before).is_ok_and(|before| number.checked_sub(before) == Some(self.state.number + 1));
+        let follows = u64::try_from(before).is_ok_and(|before| {
+            self.state.number.checked_add(before).and_then(|last| last.checked_add(1)) == Some(commit.number)
+        });
         let usable = self.state.session.as_ref().is_some_and(|session| !session.is_closed());
         let known = self.state.generation == self.destination.generation();
         if !(follows && usable && known && self.state.staged == Staged::Nothing) {
             return Ok(None);
         }
+        self.state.given = self.state.given.max(commit.number);
         self.send(&commit.changes, Frame::Whole(commit), Way::Direct).await.map(Some)
     }
 
     /// A commit that was sent by [`Lane::send_behind`] has landed.
     pub fn landed(&mut self, commit: &Commit) {
-        self.state.number = i64::try_from(commit.number).unwrap_or(i64::MAX);
+        self.state.number = commit.number;
     }
 
     /// A commit that was sent by [`Lane::send_behind`] has not landed, and what was sent after it neither; everything is
@@ -436,20 +444,19 @@ impl Lane {
     }
 
     /// Why the lane's record did not stand at the number before.
-    async fn explain(&mut self, number: i64) -> Result<()> {
+    async fn explain(&mut self, number: u64) -> Result<()> {
         let Some(session) = &self.state.session else { return Err(fence::fenced(&self.stream, self.lane)) };
         let text = "select number from driftless.lane where stream = $1 and lane = $2 and epoch = $3 and open";
         let found = session.client.query_opt(text, &[&self.stream, &self.lane, &self.epoch]).await;
         let row = found.map_err(|error| translate(&error, "read the lane's record"))?;
-        let standing: i64 = get(&row.ok_or_else(|| fence::fenced(&self.stream, self.lane))?, 0)?;
-        self.state.number = standing;
-        if standing >= number {
-            return Ok(());
+        self.state.number = fence::number(&row.ok_or_else(|| fence::fenced(&self.stream, self.lane))?)?;
+        match self.standing(number)? {
+            Standing::Landed => Ok(()),
+            Standing::Next => Err(Error::bug(format!(
+                "commit {number} of lane {} of stream {}: its record stood elsewhere, and now where it should",
+                self.lane, self.stream
+            ))),
         }
-        Err(Error::bug(format!(
-            "commit {number} of lane {} of stream {}: its record stands at {standing}",
-            self.lane, self.stream
-        )))
     }
 }
 
