@@ -1,0 +1,138 @@
+//! What the journal asks of a file system, as small as it can be, so that tests can be the disk.
+//!
+//! [`Folder`] is a folder on a real disk: 0700, files 0600, and a lock that keeps a second writer out. It keeps to what POSIX
+//! promises: a file's bytes are durable after `sync`, its name after `sync_names`.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+
+/// A folder of files.
+pub trait Disk: Send + Sync {
+    /// The names of all files.
+    fn names(&self) -> io::Result<Vec<String>>;
+    /// Makes a file, empty, in the place of one of that name.
+    fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
+    /// Opens a file to read, and to cut.
+    fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
+    /// Gives a file another name, in the place of one that has it.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    /// Removes a file.
+    fn remove(&self, name: &str) -> io::Result<()>;
+    /// Makes names durable.
+    fn sync_names(&self) -> io::Result<()>;
+}
+
+/// An open file.
+pub trait DiskFile: Send {
+    /// How long it is.
+    fn length(&self) -> io::Result<u64>;
+    /// Reads up to a buffer's length from a place; less only at the end.
+    fn read(&self, at: u64, into: &mut [u8]) -> io::Result<usize>;
+    /// Writes all of it at a place; after an error any part may be there.
+    fn write(&mut self, at: u64, bytes: &[u8]) -> io::Result<()>;
+    /// Cuts the file.
+    fn cut(&mut self, length: u64) -> io::Result<()>;
+    /// Makes bytes and length durable.
+    fn sync(&mut self) -> io::Result<()>;
+}
+
+/// A folder on a real disk.
+#[derive(Clone, Debug)]
+pub struct Folder {
+    path: PathBuf,
+    lock: Option<Arc<File>>,
+}
+
+impl Folder {
+    /// The folder at `path`, to read.
+    pub fn at(path: &Path) -> Self {
+        Self { path: path.to_owned(), lock: None }
+    }
+
+    /// The folder at `path`, to write; made if it is not there. While it lives no other process writes there.
+    ///
+    /// # Errors
+    /// Config, when it cannot be made, belongs to others too, or another process writes there.
+    pub fn own(path: &Path) -> Result<Self> {
+        let what = || format!("open the journal in {}", path.display());
+        let refused = |error: io::Error| Error::config(what()).because(error);
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(refused)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)).map_err(refused)?;
+        let mut options = OpenOptions::new();
+        let lock =
+            options.write(true).create(true).truncate(false).mode(0o600).open(path.join("lock")).map_err(refused)?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { path: path.to_owned(), lock: Some(Arc::new(lock)) }),
+            Err(TryLockError::WouldBlock) => Err(Error::config(format!("{}: another process writes there", what()))),
+            Err(TryLockError::Error(error)) => Err(refused(error)),
+        }
+    }
+}
+
+impl Disk for Folder {
+    fn names(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&self.path)? {
+            names.extend(entry?.file_name().into_string());
+        }
+        Ok(names)
+    }
+
+    fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(true).mode(0o600).open(self.path.join(name))?;
+        Ok(Box::new(file))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        Ok(Box::new(OpenOptions::new().read(true).write(self.lock.is_some()).open(self.path.join(name))?))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        std::fs::rename(self.path.join(from), self.path.join(to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        std::fs::remove_file(self.path.join(name))
+    }
+
+    fn sync_names(&self) -> io::Result<()> {
+        File::open(&self.path)?.sync_all()
+    }
+}
+
+impl DiskFile for File {
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+
+    fn read(&self, at: u64, into: &mut [u8]) -> io::Result<usize> {
+        let mut done = 0;
+        while done < into.len() {
+            match self.read_at(&mut into[done..], at + done as u64) {
+                Ok(0) => break,
+                Ok(count) => done += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(done)
+    }
+
+    fn write(&mut self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        self.write_all_at(bytes, at)
+    }
+
+    fn cut(&mut self, length: u64) -> io::Result<()> {
+        self.set_len(length)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.sync_data()
+    }
+}
