@@ -37,6 +37,12 @@ pub trait Source: Send + Sync {
     fn concern(&self) -> Option<String> {
         None
     }
+
+    /// Whether the source keeps half or more of the history that it may keep for us. Asked once a second: answers from
+    /// memory.
+    fn strained(&self) -> bool {
+        false
+    }
 }
 
 /// The stream of a source: one owner, no sharing.

@@ -165,6 +165,18 @@ impl Batch {
         Self { partition: PartitionId::new(""), steps: Steps::Ordinal, base: Position::Start, buffers, home }
     }
 
+    /// Makes this empty batch the same as another one, in its own buffers.
+    pub fn copy_from(&mut self, other: &Self) {
+        assert!(self.is_empty() && self.buffers.marks.is_empty(), "a batch is copied into an empty one");
+        self.partition = other.partition.clone();
+        self.steps = other.steps;
+        self.base = other.base.clone();
+        self.buffers.arena.extend_from_slice(&other.buffers.arena);
+        self.buffers.changes.extend_from_slice(&other.buffers.changes);
+        self.buffers.marks.extend_from_slice(&other.buffers.marks);
+        self.buffers.tables.extend_from_slice(&other.buffers.tables);
+    }
+
     /// Says which partition this is a piece of and where it begins. Must come before the first change.
     pub fn begin(&mut self, partition: &PartitionId, base: Position, steps: Steps) {
         assert!(self.is_empty() && self.buffers.marks.is_empty(), "a batch begins before its first change");

@@ -178,6 +178,10 @@ impl Source for PostgresSource {
     fn concern(&self) -> Option<String> {
         self.watch.concern()
     }
+
+    fn strained(&self) -> bool {
+        self.watch.strained()
+    }
 }
 
 fn patterns(options: &Options) -> Result<Vec<Pattern>> {

@@ -68,6 +68,8 @@ struct Shared {
     known: tokio::sync::Mutex<Option<BTreeSet<TableName>>>,
     /// What a person must mend.
     concern: Mutex<Option<String>>,
+    /// The slot holds half of `max_retained` or more.
+    strained: AtomicBool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -77,8 +79,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Watch {
     /// A watch that does not look yet.
     pub(super) fn new(options: &Options, scope: Scope, feed: Endpoint) -> Self {
-        let (link, known, concern) = Default::default();
-        let shared = Arc::new(Shared { options: options.clone(), scope, feed, link, known, concern });
+        let (link, known, concern, strained) = Default::default();
+        let shared = Arc::new(Shared { options: options.clone(), scope, feed, link, known, concern, strained });
         Self { shared, task: Mutex::default() }
     }
 
@@ -121,6 +123,11 @@ impl Watch {
     pub(super) fn concern(&self) -> Option<String> {
         lock(&self.shared.concern).clone()
     }
+
+    /// Whether the slot holds half of `max_retained` or more.
+    pub(super) fn strained(&self) -> bool {
+        self.shared.strained.load(Ordering::Relaxed)
+    }
 }
 
 impl Drop for Watch {
@@ -159,6 +166,7 @@ impl Shared {
         self.show(&state);
         let retained = state.retained.unwrap_or(0);
         let now = Retention::of(retained, self.options.max_retained);
+        self.strained.store(now != Retention::Fine, Ordering::Relaxed);
         let step = Step::of(std::mem::replace(before, now), now);
         match step {
             Step::Nothing => {}

@@ -1,0 +1,218 @@
+//! One sink's tail of a captured stream: from memory while it keeps up, from the journal while it is behind.
+//!
+//! Invariant: batches are given in the order in which they were captured, each exactly once, wherever they come from. What
+//! is read from the journal ends at a place that is known as a number of the ring, so nothing is skipped and nothing given
+//! twice when it changes over.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::hub::Hub;
+use super::ring::Slot;
+use crate::error::{Error, Result};
+use crate::kinds::journal::{Disk, Given, Keys, Reader};
+use crate::model::{Batch, Checkpoint, PartitionId, Position};
+use crate::pool::Pool;
+use crate::source::{Fut, Source, Tail};
+
+/// Where the next batch comes from.
+enum Place {
+    /// The ring, under this number.
+    Memory(u64),
+    /// The journal.
+    Disk(Behind),
+    /// Neither; set while a piece is being read, and after an error.
+    Nowhere,
+}
+
+/// A reader, how far it may read, and the number that follows in the ring.
+struct Behind {
+    reader: Reader,
+    through: u64,
+    then: u64,
+}
+
+/// What a follower needs to know of its relay.
+pub(super) struct Journal<'r> {
+    pub(super) source: &'r dyn Source,
+    pub(super) disk: &'r Arc<dyn Disk>,
+    pub(super) keys: &'r Keys,
+}
+
+/// A piece that is being read from the journal.
+type Reading = JoinHandle<(Behind, Batch, Result<Given>)>;
+
+/// A tail that shares its reader with others.
+pub(super) struct Follower {
+    hub: Arc<Hub>,
+    news: watch::Receiver<u64>,
+    name: String,
+    pool: Pool,
+    disk: Arc<dyn Disk>,
+    keys: Keys,
+    place: Place,
+    reading: Option<Reading>,
+    /// What was given.
+    given: Checkpoint,
+}
+
+impl Follower {
+    /// A follower that has everything up to `from`.
+    ///
+    /// # Errors
+    /// PositionLost, when the journal does not reach back to there, or the source is not as far.
+    pub(super) async fn new(hub: &Arc<Hub>, name: &str, pool: &Pool, journal: &Journal<'_>, from: &Checkpoint) -> Result<Self> {
+        let reached = hub.reached();
+        // A sink is given what the journal is still to make durable, so after a crash it may be ahead.
+        if !reached.covers(from) && !journal.source.head().await?.covers(from) {
+            return Err(Error::position_lost(format!("follow a captured stream from {from}: the source ends before that")));
+        }
+        let held = |(partition, position): (&PartitionId, &Position)| {
+            let limit = if reached.names(partition) { reached.get(partition) } else { position };
+            (partition.clone(), position.min(limit).clone())
+        };
+        let mut follower = Self {
+            hub: Arc::clone(hub),
+            news: hub.news(),
+            name: name.to_owned(),
+            pool: pool.clone(),
+            disk: Arc::clone(journal.disk),
+            keys: journal.keys.clone(),
+            place: Place::Nowhere,
+            reading: None,
+            given: from.iter().map(held).collect(),
+        };
+        follower.place = Place::Disk(follower.behind().await?);
+        hub.sink(name, from);
+        Ok(follower)
+    }
+
+    /// Falls back to the journal, behind what was given.
+    async fn behind(&self) -> Result<Behind> {
+        let (last, through) = self.hub.durable();
+        let (disk, keys, given) = (Arc::clone(&self.disk), self.keys.clone(), self.given.clone());
+        let opened = tokio::task::spawn_blocking(move || Reader::at_checkpoint(disk, keys, &given)).await;
+        let reader = opened.map_err(|_| Error::bug("open the journal for reading: it has panicked"))??;
+        Ok(Behind { reader, through, then: last + 1 })
+    }
+
+    async fn advance(&mut self) -> Result<Batch> {
+        loop {
+            if self.reading.is_some() {
+                if let Some(batch) = self.read().await? {
+                    return Ok(batch);
+                }
+                continue;
+            }
+            match std::mem::replace(&mut self.place, Place::Nowhere) {
+                Place::Memory(number) => {
+                    self.place = Place::Memory(number);
+                    if let Some(batch) = self.remember(number).await? {
+                        return Ok(batch);
+                    }
+                }
+                Place::Disk(behind) => {
+                    // Cancelled while it waits for credit, it must still know where it is.
+                    self.place = Place::Disk(behind);
+                    let batch = self.pool.take().await;
+                    self.start(batch);
+                }
+                Place::Nowhere => return Err(Error::bug("follow a captured stream: it has ended with an error")),
+            }
+        }
+    }
+
+    /// The batch under this number, once it is there; `None` if the journal has to be asked.
+    async fn remember(&mut self, number: u64) -> Result<Option<Batch>> {
+        self.news.mark_unchanged();
+        match self.hub.get(number)? {
+            Slot::Here(batch) => {
+                let mut own = self.pool.take().await;
+                own.copy_from(&batch);
+                self.place = Place::Memory(number + 1);
+                self.note(&own)?;
+                Ok(Some(own))
+            }
+            Slot::Gone => {
+                self.place = Place::Disk(self.behind().await?);
+                Ok(None)
+            }
+            Slot::Coming => {
+                let gone = || Error::bug("follow a captured stream: its capture is gone");
+                self.news.changed().await.map_err(|_| gone())?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Has a piece read where waiting for a disk holds up nobody.
+    fn start(&mut self, mut batch: Batch) {
+        let Place::Disk(mut behind) = std::mem::replace(&mut self.place, Place::Nowhere) else { return };
+        let fill = self.pool.batch_bytes();
+        self.reading = Some(tokio::task::spawn_blocking(move || {
+            let given = behind.reader.next(&mut batch, fill, behind.through);
+            (behind, batch, given)
+        }));
+    }
+
+    /// What was read; `None` if it was nothing to give.
+    async fn read(&mut self) -> Result<Option<Batch>> {
+        let Some(reading) = self.reading.as_mut() else { return Ok(None) };
+        let ended = reading.await;
+        self.reading = None;
+        let (behind, batch, given) = ended.map_err(|_| Error::bug("read the journal: the reader has panicked"))?;
+        match given? {
+            Given::Run => {
+                self.place = Place::Disk(behind);
+                self.note(&batch)?;
+                Ok(Some(batch))
+            }
+            // Whether a gap is one for this sink shows where the next run begins.
+            Given::Page(_) | Given::Note(_) => {
+                self.place = Place::Disk(behind);
+                Ok(None)
+            }
+            Given::End => {
+                let (last, through) = self.hub.durable();
+                self.place = if through > behind.through {
+                    Place::Disk(Behind { through, then: last + 1, ..behind })
+                } else {
+                    Place::Memory(behind.then)
+                };
+                Ok(None)
+            }
+            Given::Torn(cut) => Err(Error::corrupt(format!(
+                "read the journal: segment {} breaks off at byte {}, before what was made durable",
+                cut.segment, cut.at
+            ))),
+        }
+    }
+
+    /// Proves that a batch joins on to what was given, and notes it.
+    fn note(&mut self, batch: &Batch) -> Result<()> {
+        let (partition, given) = (&batch.partition, self.given.get(&batch.partition));
+        if batch.base() > given {
+            self.place = Place::Nowhere;
+            let base = batch.base();
+            return Err(Error::position_lost(format!(
+                "follow a captured stream from {partition} {given}: it goes on at {base}"
+            )));
+        }
+        let reached = if batch.is_open() { batch.position(batch.len() - 1) } else { batch.upto().clone() };
+        self.given.advance(partition, &reached);
+        Ok(())
+    }
+}
+
+impl Tail for Follower {
+    fn next(&mut self) -> Fut<'_, Batch> {
+        Box::pin(self.advance())
+    }
+
+    fn release<'a>(&'a mut self, upto: &'a Checkpoint) -> Fut<'a, ()> {
+        self.hub.sink(&self.name, upto);
+        Box::pin(async { Ok(()) })
+    }
+}

@@ -1,0 +1,272 @@
+//! `journaled(source)`: one reader at a source, a journal behind it, and as many sinks as want to follow.
+//!
+//! ```text
+//!                       ┌─▶ ring ─▶ follower ─▶ the tail of a pipeline that keeps up
+//! source's tail ─▶ capture
+//!                       └─▶ scribe ─▶ journal ─▶ follower ─▶ … of one that is behind
+//! ```
+//!
+//! [`Relay::source`] is again a [`Source`], with the positions of the one behind it: a lost journal costs a re-read or a gap,
+//! never the stream's identity. Invariants: the source is told to forget only what [`releases`] allows; capturing goes on
+//! exactly where the journal ends, or a gap is noted there; a sink that is behind costs the others nothing, because it holds
+//! no batch of theirs. What it does not do: decide whether something is tried again. A capture that fails ends every
+//! follower with the same fault, and the next tail that is opened begins another one.
+
+mod capture;
+mod follower;
+mod hub;
+mod releases;
+mod ring;
+mod scribe;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::Receiver;
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
+
+pub use self::releases::Ack;
+use self::follower::{Follower, Journal};
+use self::hub::Hub;
+use self::releases::Releases;
+use self::scribe::Scribe;
+use super::{Disk, Keys, Note, Options, Writer};
+use crate::error::{Error, Fault, Result};
+use crate::model::{Batch, Checkpoint, Micros, PartitionId, Position, Steps};
+use crate::pool::Pool;
+use crate::source::{Fut, Source, Tail};
+
+/// How a source is relayed.
+pub struct Wanted {
+    /// The streams that follow, by name: until each was heard of, a source with `ack: sink` keeps everything.
+    pub names: Vec<String>,
+    /// When the source may forget a change.
+    pub ack: Ack,
+    /// Bytes that captured changes on their way may take.
+    pub memory: usize,
+    /// Where the journal is.
+    pub disk: Arc<dyn Disk>,
+    /// How it is written.
+    pub options: Box<dyn Fn() -> Options + Send + Sync>,
+    /// What it is read with.
+    pub keys: Keys,
+    /// The time, in microseconds since 1970.
+    pub now: fn() -> Micros,
+}
+
+/// LIMIT: with `ack: sink` an fsync only bounds what is read again after a crash, so more may come together.
+const GATHER: Duration = Duration::from_millis(50);
+
+/// One source, its journal, and who follows.
+pub struct Relay {
+    source: Arc<dyn Source>,
+    wanted: Wanted,
+    running: Mutex<Option<Running>>,
+}
+
+/// A capture that is under way.
+struct Running {
+    hub: Arc<Hub>,
+    capture: JoinHandle<()>,
+    written: Receiver<Result<Writer>>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.hub.close();
+        self.capture.abort();
+    }
+}
+
+impl Relay {
+    /// A relay; reads nothing until a source of it is pinned or followed.
+    pub fn new(source: Arc<dyn Source>, wanted: Wanted) -> Arc<Self> {
+        Arc::new(Self { source, wanted, running: Mutex::new(None) })
+    }
+
+    /// The source as one stream sees it.
+    pub fn source(self: &Arc<Self>, name: &str) -> Arc<dyn Source> {
+        Arc::new(Journaled { relay: Arc::clone(self), name: name.to_owned() })
+    }
+
+    /// Goes on where the journal ends, if there is one and nothing is under way; a journal that its source cannot go on
+    /// from is left to the next pin.
+    ///
+    /// # Errors
+    /// What the source says, except for a lost position; and what is wrong with the journal.
+    pub async fn resume(&self) -> Result<()> {
+        let mut running = self.running.lock().await;
+        if self.is_running(&mut running).await? {
+            return Ok(());
+        }
+        let (writer, reached) = self.open().await?;
+        if reached.is_empty() {
+            return Ok(());
+        }
+        match self.begin(writer, &reached).await {
+            Ok(begun) => *running = Some(begun),
+            Err(error) if error.fault() == Fault::PositionLost => {
+                tracing::warn!(%error, "the source does not have what follows the journal's end");
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Ends what is under way, once the journal is durable.
+    ///
+    /// # Errors
+    /// What is wrong with the journal.
+    pub async fn stop(&self) -> Result<()> {
+        match self.running.lock().await.take() {
+            Some(running) => finish(running).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Whether a capture is under way; clears away one that has ended.
+    async fn is_running(&self, running: &mut Option<Running>) -> Result<bool> {
+        match running {
+            None => Ok(false),
+            Some(capture) if !capture.hub.has_ended() => Ok(true),
+            Some(_) => {
+                if let Some(ended) = running.take() {
+                    finish(ended).await?;
+                }
+                Ok(false)
+            }
+        }
+    }
+
+    /// Opens the journal; gives where it ends, too.
+    async fn open(&self) -> Result<(Writer, Checkpoint)> {
+        let (disk, options) = (Arc::clone(&self.wanted.disk), (self.wanted.options)());
+        let opened = tokio::task::spawn_blocking(move || Writer::open(disk, options)).await;
+        let (writer, found) = opened.map_err(|_| Error::bug("open the journal: it has panicked"))??;
+        if let Some(cut) = found.cut {
+            tracing::warn!(segment = cut.segment, bytes = cut.bytes, "a write to the journal was cut short; what was not whole is gone");
+        }
+        Ok((writer, found.reached))
+    }
+
+    /// Captures from a place on at which the journal ends.
+    async fn begin(&self, writer: Writer, from: &Checkpoint) -> Result<Running> {
+        let pool = Pool::for_memory(self.wanted.memory);
+        let tail = self.source.tail(from, &pool).await?;
+        let names = self.wanted.names.iter().map(String::as_str);
+        let releases = Releases::new(self.wanted.ack, names, writer.reached().clone());
+        let hub = Hub::new(pool.count() / 2, writer.durable(), writer.reached(), releases);
+        let (orders, to_write) = crossbeam_channel::unbounded();
+        let (done, written) = crossbeam_channel::bounded(1);
+        let gather = if self.wanted.ack == Ack::Journal { Duration::ZERO } else { GATHER };
+        let scribe = Scribe { hub: Arc::clone(&hub), writer, orders: to_write, done, gather, now: self.wanted.now };
+        scribe.start().map_err(|error| Error::transient("start the journal's thread").because(error))?;
+        let capture = tokio::spawn(capture::run(Arc::clone(&self.source), tail, Arc::clone(&hub), orders));
+        Ok(Running { hub, capture, written })
+    }
+
+    /// Makes sure that a capture is under way: from where the journal ends, or else from `from`.
+    async fn ensure(&self, from: &Checkpoint) -> Result<Arc<Hub>> {
+        let mut running = self.running.lock().await;
+        if self.is_running(&mut running).await?
+            && let Some(running) = running.as_ref()
+        {
+            return Ok(Arc::clone(&running.hub));
+        }
+        let (mut writer, reached) = self.open().await?;
+        if !reached.is_empty() {
+            match self.begin(writer, &reached).await {
+                Ok(begun) => return Ok(Arc::clone(&running.insert(begun).hub)),
+                Err(error) if error.fault() == Fault::PositionLost => {
+                    writer = self.open().await?.0;
+                    let at = (self.wanted.now)();
+                    writer.note(&Note::Gap { at, why: error.to_string(), lost: reached }, at)?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let begun = self.begin(self.standing(writer, from).await?, from).await?;
+        Ok(Arc::clone(&running.insert(begun).hub))
+    }
+
+    /// Writes down where the partitions stand, so that nobody needs to see a change to know where they begin.
+    async fn standing(&self, mut writer: Writer, from: &Checkpoint) -> Result<Writer> {
+        let (from, now) = (from.clone(), (self.wanted.now)());
+        let written = tokio::task::spawn_blocking(move || {
+            for (partition, position) in from.iter().filter(|(_, position)| **position != Position::End) {
+                let mut batch = Batch::unpooled();
+                batch.begin(partition, position.clone(), Steps::Ordinal);
+                batch.mark(position.clone());
+                writer.append(&batch, now)?;
+            }
+            writer.commit()?;
+            Ok(writer)
+        });
+        written.await.map_err(|_| Error::bug("begin the journal: it has panicked"))?
+    }
+
+    async fn pin(&self, repeated: bool) -> Result<Checkpoint> {
+        let pin = if repeated { self.source.repin().await? } else { self.source.pin().await? };
+        self.ensure(&pin).await?;
+        Ok(pin)
+    }
+
+    async fn tail(&self, name: &str, from: &Checkpoint, pool: &Pool) -> Result<Box<dyn Tail>> {
+        let mut own = from.clone();
+        own.retain(|partition: &PartitionId| !partition.is_engine());
+        let hub = self.ensure(&own).await?;
+        let journal = Journal { source: &*self.source, disk: &self.wanted.disk, keys: &self.wanted.keys };
+        Ok(Box::new(Follower::new(&hub, name, pool, &journal, &own).await?))
+    }
+
+    fn concern(&self) -> Option<String> {
+        let paused = match self.running.try_lock() {
+            Ok(running) => running.as_ref().and_then(|running| running.hub.concern()),
+            Err(_) => None,
+        };
+        paused.or_else(|| self.source.concern())
+    }
+}
+
+/// Waits until what was captured is durable and the journal is closed.
+async fn finish(running: Running) -> Result<()> {
+    let written = running.written.clone();
+    // Ends the capture, and with it the scribe's orders.
+    drop(running);
+    let waited = tokio::task::spawn_blocking(move || written.recv()).await;
+    match waited {
+        Ok(Ok(result)) => result.map(drop),
+        _ => Err(Error::bug("close the journal: its thread has panicked")),
+    }
+}
+
+/// A relay's source, as one stream sees it.
+struct Journaled {
+    relay: Arc<Relay>,
+    name: String,
+}
+
+impl Source for Journaled {
+    fn head(&self) -> Fut<'_, Checkpoint> {
+        self.relay.source.head()
+    }
+
+    fn pin(&self) -> Fut<'_, Checkpoint> {
+        Box::pin(self.relay.pin(false))
+    }
+
+    fn repin(&self) -> Fut<'_, Checkpoint> {
+        Box::pin(self.relay.pin(true))
+    }
+
+    fn tail<'a>(&'a self, from: &'a Checkpoint, pool: &'a Pool) -> Fut<'a, Box<dyn Tail>> {
+        Box::pin(self.relay.tail(&self.name, from, pool))
+    }
+
+    fn concern(&self) -> Option<String> {
+        self.relay.concern()
+    }
+}
