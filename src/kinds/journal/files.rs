@@ -1,15 +1,16 @@
 //! What the journal asks of a file system, as small as it can be, so that tests can be the disk.
 //!
-//! [`Folder`] is a folder on a real disk: 0700, files 0600, and a lock that keeps a second writer out. It keeps to what POSIX
-//! promises: a file's bytes are durable after `sync`, its name after `sync_names`.
+//! [`Folder`] is a folder on a real disk: 0700, files 0600, and a lock that keeps a second writer out; a folder that others
+//! may look into is not used. It keeps to what POSIX promises: a file's bytes are durable after `sync`, its name after
+//! `sync_names`.
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{DirBuilder, File, Metadata, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 
 /// A folder of files.
 pub trait Disk: Send + Sync {
@@ -57,21 +58,66 @@ impl Folder {
     /// The folder at `path`, to write; made if it is not there. While it lives no other process writes there.
     ///
     /// # Errors
-    /// Config, when it cannot be made, belongs to others too, or another process writes there.
+    /// Config, when it cannot be made, others may enter it or read a file of it, or another process writes there.
+    /// Transient, when the disk is full.
     pub fn own(path: &Path) -> Result<Self> {
         let what = || format!("open the journal in {}", path.display());
-        let refused = |error: io::Error| Error::config(what()).because(error);
-        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(refused)?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)).map_err(refused)?;
-        let mut options = OpenOptions::new();
-        let lock =
-            options.write(true).create(true).truncate(false).mode(0o600).open(path.join("lock")).map_err(refused)?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_owned(), lock: Some(Arc::new(lock)) }),
-            Err(TryLockError::WouldBlock) => Err(Error::config(format!("{}: another process writes there", what()))),
-            Err(TryLockError::Error(error)) => Err(refused(error)),
+        let refused = |error: io::Error| {
+            let fault = if is_full(&error) { Fault::Transient } else { Fault::Config };
+            Error::new(fault, what()).because(error)
+        };
+        make(path).map_err(refused)?;
+        // It holds the private keys of a cluster. What somebody opened is not closed again behind his back: it may be the
+        // wrong folder.
+        let open = |found: io::Result<Metadata>| Ok(found?.permissions().mode() & 0o077 != 0);
+        if open(std::fs::metadata(path)).map_err(refused)? {
+            return Err(Error::config(format!("{}: others may enter that folder; run chmod 700 on it", what())));
         }
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let lock = options.open(path.join("lock")).map_err(refused)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(Error::config(format!("{}: another process writes there", what())));
+            }
+            Err(TryLockError::Error(error)) => return Err(refused(error)),
+        }
+        let folder = Self { path: path.to_owned(), lock: Some(Arc::new(lock)) };
+        for name in folder.names().map_err(refused)? {
+            // A link is open to all, and no file of ours is one.
+            if open(std::fs::symlink_metadata(path.join(&name))).map_err(refused)? {
+                return Err(Error::config(format!("{}: others may use its file {name}; run chmod 600 on it", what())));
+            }
+        }
+        Ok(folder)
     }
+}
+
+/// Makes a folder and those above it, durably.
+fn make(path: &Path) -> io::Result<()> {
+    let missing: Vec<_> = path.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists()).collect();
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    for made in missing {
+        let above = made.parent().filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(above)?.sync_all()?;
+    }
+    Ok(())
+}
+
+/// Whether an error says that there is no room, so that there may be some later.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Puts a small file in the place of one of that name, all of it or nothing, and makes it durable.
+pub(super) fn replace(disk: &dyn Disk, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let unnamed = format!("{name}.new");
+    let mut file = disk.create(&unnamed)?;
+    file.write(0, bytes)?;
+    file.sync()?;
+    disk.rename(&unnamed, name)?;
+    disk.sync_names()
 }
 
 impl Disk for Folder {

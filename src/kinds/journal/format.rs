@@ -1,32 +1,36 @@
 //! The headers of segments and of frames: where each byte lies, and what makes them broken.
 //!
 //! ```text
-//! segment = head frame*                        little endian throughout
-//! head    = "driftjnl"                         8
-//!           u16 version = 1                    2
-//!           u16 flags: 1 = frames encrypted    2
-//!           u32 length of the lineage          4
-//!           u64 sequence of the first frame    8   also the file's name
-//!           i64 when it was begun              8   microseconds since 1970
-//!           u64 id of the key, 0 without       8
-//!           u8[16] salt, random               16
-//!           u32 CRC-32C of the 56 bytes        4
-//!           lineage, UTF-8                     n   of which source, under which stream name
-//!           u32 CRC-32C of salt and lineage    4
-//! frame   = "dlf1"                             4
-//!           u32 length of the payload          4   as it lies here
-//!           u32 length of the records          4   when opened and unpacked
-//!           u32 flags: 1 = packed, 2 = defines tables
-//!           u64 sequence                       8   one more than the frame before it
-//!           u64 settled                        8   last sequence that was durable when this frame was made
-//!           i64 earliest, i64 latest          16   commit times of its changes; both 0 when none is known
-//!           u32 CRC-32C of salt and payload    4
+//! folder  = <sequence of its first frame, 20 digits>.segment*
+//!           mark  lock  <name>.reader*           see `mark`, `files`, `cursors`
+//! segment = head frame*                          little endian throughout
+//! head    = "driftjnl"                           8
+//!           u16 version = 1                      2
+//!           u16 flags: 1 = frames encrypted      2
+//!           u32 length of the lineage            4
+//!           u64 sequence of the first frame      8   also the file's name
+//!           i64 when it was begun                8   microseconds since 1970, the writer's clock
+//!           u64 id of the key, 0 without         8
+//!           u8[16] salt, random                 16
+//!           u8[16] salt of the segment before   16   zero in the first one
+//!           u32 CRC-32C of the 72 bytes          4
+//!           lineage, UTF-8                       n   of which source, under which stream name
+//!           u32 CRC-32C of salt and lineage      4
+//! frame   = "dlf1"                               4
+//!           u32 length of the payload            4   as it lies here
+//!           u32 length of the records            4   when opened and unpacked
+//!           u32 flags: 1 = packed                4
+//!           u64 sequence                         8   one more than the frame before it
+//!           u64 settled                          8   last sequence that was durable when this frame was made
+//!           i64 earliest, i64 latest            16   commit times of its changes; both 0 when none is known
+//!           u32 CRC-32C of salt and payload      4
 //!           u32 CRC-32C of salt and the 52 bytes before   4
-//!           payload                            n
+//!           payload                              n   records, packed with zstd, encrypted: see `records`, `crypt`
 //! ```
 //!
 //! The salt makes a frame of another segment (an old block that a crash brought back) a broken one here, and keeps what
-//! users write into their values from ever looking like a frame. `settled` tells a torn tail from damage: a broken frame
+//! users write into their values from ever looking like a frame. The salt of the segment before makes a segment that was put
+//! back from an older copy of the folder a wrong one. `settled` tells a torn tail from damage: a broken frame
 //! that a later one calls settled was durable once. Pure: bytes in, bytes out. What is in a payload is not known here.
 
 use crate::error::{Error, Result};
@@ -37,7 +41,7 @@ pub const VERSION: u16 = 1;
 const MAGIC: &[u8; 8] = b"driftjnl";
 const MARK: &[u8; 4] = b"dlf1";
 /// Bytes of a segment's head before the lineage.
-pub const FIXED: usize = 60;
+pub const FIXED: usize = 76;
 /// Bytes before a frame's payload.
 pub const FRAME: usize = 56;
 /// LIMIT: a stream's name and a source's identity fit many times.
@@ -49,7 +53,6 @@ pub const PAYLOAD_MAX: usize = RECORDS_MAX + (1 << 20);
 
 const ENCRYPTED: u16 = 1;
 const PACKED: u32 = 1;
-const DEFINES: u32 = 2;
 
 /// Random bytes of a segment.
 pub type Salt = [u8; 16];
@@ -67,6 +70,8 @@ pub struct SegmentHead {
     pub key: Option<u64>,
     /// Random bytes, new for each segment.
     pub salt: Salt,
+    /// Those of the segment before it; zero in the first.
+    pub previous: Salt,
 }
 
 /// Why a head cannot be read.
@@ -98,6 +103,7 @@ impl SegmentHead {
         out.extend_from_slice(&self.made.to_le_bytes());
         out.extend_from_slice(&self.key.unwrap_or(0).to_le_bytes());
         out.extend_from_slice(&self.salt);
+        out.extend_from_slice(&self.previous);
         out.extend_from_slice(&crc32c::crc32c(&out).to_le_bytes());
         out.extend_from_slice(self.lineage.as_bytes());
         out.extend_from_slice(&salted(&self.salt, self.lineage.as_bytes()).to_le_bytes());
@@ -118,6 +124,7 @@ impl SegmentHead {
         let made = i64::from_le_bytes(fields.take());
         let key = u64::from_le_bytes(fields.take());
         let salt = fields.take();
+        let previous = fields.take();
         let sum = u32::from_le_bytes(fields.take());
         if magic != *MAGIC || (version == VERSION && sum != crc32c::crc32c(&bytes[..FIXED - 4])) {
             return Err(BadHead::Damaged);
@@ -136,7 +143,7 @@ impl SegmentHead {
         }
         let lineage = std::str::from_utf8(lineage).map_err(|_| BadHead::Damaged)?.to_owned();
         let key = (flags & ENCRYPTED != 0).then_some(key);
-        Ok((Self { lineage, first, made, key, salt }, end))
+        Ok((Self { lineage, first, made, key, salt, previous }, end))
     }
 }
 
@@ -149,8 +156,6 @@ pub struct FrameHead {
     pub records: u32,
     /// Whether the records are packed with zstd.
     pub packed: bool,
-    /// Whether a table is defined in it, so that a reader who begins further on must have seen it.
-    pub defines: bool,
     /// Its number in the journal, from 1.
     pub sequence: u64,
     /// The last sequence that was durable when this frame was made.
@@ -167,7 +172,7 @@ impl FrameHead {
     /// The bytes that encryption vouches for: all but the checksums.
     pub fn sealed_part(&self) -> [u8; FRAME - 8] {
         let mut out = [0; FRAME - 8];
-        let flags = u32::from(self.packed) * PACKED + u32::from(self.defines) * DEFINES;
+        let flags = u32::from(self.packed) * PACKED;
         out[..4].copy_from_slice(MARK);
         out[4..8].copy_from_slice(&self.length.to_le_bytes());
         out[8..12].copy_from_slice(&self.records.to_le_bytes());
@@ -204,14 +209,13 @@ impl FrameHead {
             length,
             records,
             packed: flags & PACKED != 0,
-            defines: flags & DEFINES != 0,
             sequence: u64::from_le_bytes(fields.take()),
             settled: u64::from_le_bytes(fields.take()),
             earliest: i64::from_le_bytes(fields.take()),
             latest: i64::from_le_bytes(fields.take()),
             sum: u32::from_le_bytes(fields.take()),
         };
-        let sane = flags <= PACKED + DEFINES
+        let sane = flags <= PACKED
             && length as usize <= PAYLOAD_MAX
             && records as usize <= RECORDS_MAX
             && head.sequence > head.settled;
@@ -264,6 +268,7 @@ mod tests {
             made: 1_700_000_000_000_000,
             key: Some(3),
             salt: [9; 16],
+            previous: [8; 16],
         }
     }
 

@@ -1,24 +1,46 @@
 //! The journal: a durable local log of a source's changes, in files of its own.
 //!
 //! A [`Writer`] appends batches to segments of checksummed frames, one fsync for all that waits; a [`Reader`] gives them back
-//! from a sequence, a position or a time. Nothing damaged is ever given out, a tail that a power
-//! loss cut short is cut and said, and what cannot be seen from the files alone (whole frames cut off the end) can be seen by
-//! comparing [`Recovered`] with what the source has confirmed. No clock, no thread: time and calls come from outside.
+//! from a sequence, a position, a checkpoint or a time. Nothing damaged is ever given out, a tail that a power
+//! loss cut short is cut and said, and whatever is missing is named. A reader that is registered with a [`Cursor`] keeps
+//! retention from removing what it needs. Snapshots lie between the changes that happened while they were read, so that
+//! the state of any later instant can be made from one of them. No clock, no thread: time and calls come from outside.
+//!
+//! `format` has the bytes of segments and frames, `codec` those of records, `crypt` what encryption makes of them.
 
+mod back;
+mod codec;
 mod crypt;
+mod cursors;
 #[cfg(test)]
 mod faulty;
 mod files;
 mod format;
 mod frame;
+mod front;
+mod inspect;
+mod keys;
+mod mark;
+mod pieces;
 mod reader;
 mod records;
+mod recover;
+mod retain;
+mod seek;
 mod segment;
 #[cfg(test)]
 mod tests;
 mod writer;
 
+pub use codec::Snapshot;
 pub use crypt::{KEY, Key, Keys};
+pub use cursors::Cursor;
 pub use files::{Disk, DiskFile, Folder};
+pub use format::Salt;
+pub use inspect::{SegmentInfo, Verified, list, verify};
 pub use reader::{Cut, Given, Reader};
-pub use writer::{Options, Recovered, Writer};
+pub use records::Note;
+pub use recover::Recovered;
+pub use retain::{Held, Holder, Retained, Retention};
+pub use seek::snapshots;
+pub use writer::{OnDamage, Options, Pack, Writer};

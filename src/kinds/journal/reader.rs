@@ -1,19 +1,23 @@
-//! Gives batches back, in the order in which they were written, from any place.
+//! Gives back what was written, in the order in which it was written, from any place: see `seek`.
 //!
-//! Invariant: a run is given only when its frame and all before it since the place where reading began are sound, without a
-//! number missing. What is damaged or missing is an error with its place, and stays one; a torn tail is the end, and said.
-//! The index is the format itself: segments are named by sequence, frames carry their time span in the clear, and the
-//! first frame of each segment says where every partition stands. So there is no index file that could be stale.
+//! Invariant: something is given only when its frame and all before it since the place where reading began are sound, without
+//! a number missing, in segments that were written one behind the other. What is damaged or missing is an error with its
+//! place, and stays one; a torn tail is the end, and said. Memory: one frame as it lies on the disk, one unpacked, and the
+//! caller's batch, which takes a large run in pieces.
 
 use std::sync::Arc;
 
 use super::crypt::Keys;
 use super::files::Disk;
-use super::records::{self, Tables};
-use super::segment::{Found, Segment, damaged, segments, unreadable};
-use super::writer::Recovered;
+use super::format::{Salt, segment_name};
+use super::mark::Mark;
+use super::records::{self, Note, Record, Run, Standing, Tables};
+use super::segment::{Found, Segment, damaged, missing, segments, unreadable};
 use crate::error::{Error, Fault, Result};
-use crate::model::{Batch, Checkpoint, Micros, PartitionId, Position};
+use crate::model::{Batch, Checkpoint, PartitionId, Position};
+
+/// LIMIT: a buffer that one large frame blew up beyond this is not held for ever.
+const KEEP: usize = 1 << 20;
 
 /// A tail that a crash cut short.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,8 +33,12 @@ pub struct Cut {
 /// What a reader gives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Given {
-    /// The batch holds a run of the frame with this sequence.
-    Run(u64),
+    /// The batch holds changes: a batch that was written, or a piece of one.
+    Run,
+    /// The batch holds items of the snapshot with this number.
+    Page(u64),
+    /// Something that has to be known.
+    Note(Note),
     /// There is nothing more, so far.
     End,
     /// There is nothing more, and what stands there is no frame: a write was cut short. (Never before a writer's `durable`.)
@@ -39,151 +47,122 @@ pub enum Given {
 
 /// Reads a journal, beside its writer or without one.
 pub struct Reader {
-    disk: Arc<dyn Disk>,
-    keys: Keys,
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) keys: Keys,
     segment: Option<Segment>,
+    /// Salt and lineage of the segment that was read before.
+    link: Option<(Salt, String)>,
     tables: Tables,
     /// Where the frame in `records` begins.
     frame: u64,
     records: Vec<u8>,
-    /// How much of them was given.
+    /// How much of them was read.
     used: usize,
-    /// Where the run that was given last begins in them.
-    run: usize,
+    /// Where the record that was given last begins in them.
+    record: usize,
+    run: Option<Run>,
+    /// How far the partition of the run that was given last had been before it.
+    before: Option<(PartitionId, Option<Position>)>,
+    /// Whether the next record is the first of a segment.
+    begins: bool,
     /// Sequence of the next frame.
     next: u64,
-    reached: Checkpoint,
-    /// Where the partitions stood when the segment began.
-    standing: Checkpoint,
+    pub(super) standing: Standing,
+    /// What the consumer has, where that must join on to what is given first of each partition.
+    pub(super) from: Option<Checkpoint>,
+    /// What was found to be wrong.
+    stuck: Option<String>,
 }
 
 impl Reader {
-    /// From the frame with this sequence on; 1 is the first that ever was.
-    ///
-    /// # Errors
-    /// PositionLost, when it is no longer there; Corrupt, when what leads there is damaged.
-    pub fn at_sequence(disk: Arc<dyn Disk>, keys: Keys, sequence: u64) -> Result<Self> {
-        let all = segments(&*disk)?;
-        let first = all.iter().rev().find(|first| **first <= sequence);
-        if first.is_none() && !all.is_empty() {
-            let oldest = all[0];
-            return Err(Error::position_lost(format!("read the journal from {sequence}: it begins at {oldest}")));
-        }
-        let mut reader = Self {
+    /// At the beginning of the segment that begins with `first`.
+    pub(super) fn at_segment(disk: Arc<dyn Disk>, keys: Keys, first: u64) -> Self {
+        Self {
             disk,
             keys,
             segment: None,
+            link: None,
             tables: Tables::default(),
             frame: 0,
             records: Vec::new(),
             used: 0,
-            run: 0,
-            next: first.copied().unwrap_or(1),
-            reached: Checkpoint::default(),
-            standing: Checkpoint::default(),
-        };
-        reader.skip(|number, _| number >= sequence)?;
-        if reader.next < sequence {
-            let last = reader.next - 1;
-            return Err(Error::position_lost(format!("read the journal from {sequence}: it ends at {last}")));
+            record: 0,
+            run: None,
+            before: None,
+            begins: false,
+            next: first,
+            standing: Standing::default(),
+            from: None,
+            stuck: None,
         }
-        Ok(reader)
-    }
-
-    /// From the first run on that holds something behind `position`. What of that run lies before it is given too.
-    ///
-    /// # Errors
-    /// PositionLost, when the journal does not hold what follows the position; Corrupt, when what leads there is damaged.
-    pub fn at_position(disk: Arc<dyn Disk>, keys: Keys, partition: &PartitionId, position: &Position) -> Result<Self> {
-        let lost =
-            || Error::position_lost(format!("read the journal from {partition} {position}: it does not hold that"));
-        let all = segments(&*disk)?;
-        // Positions of a partition grow with sequences, so the last segment that begins before the position has it.
-        for first in all.iter().rev() {
-            let mut reader = Self::at_sequence(Arc::clone(&disk), keys.clone(), *first)?;
-            let reaches_back = reader.standing.names(partition) && reader.standing.get(partition) <= position;
-            if !reaches_back && *first != all[0] {
-                continue;
-            }
-            let mut base = None;
-            reader.skip(|_, run| {
-                let found = run.partition == *partition && records::reached(run) > *position;
-                if found {
-                    base = Some(run.base().clone());
-                }
-                found
-            })?;
-            let joins = match base {
-                Some(base) => base <= *position,
-                // Nothing lies behind it: it must be where the journal ends.
-                None => reader.reached.names(partition) && reader.reached.get(partition) == position,
-            };
-            return if joins { Ok(reader) } else { Err(lost()) };
-        }
-        Err(lost())
-    }
-
-    /// From the first frame on that holds a change committed at `time` or later; every change before it is older.
-    ///
-    /// # Errors
-    /// Corrupt, when what leads there is damaged.
-    pub fn at_time(disk: Arc<dyn Disk>, keys: Keys, time: Micros) -> Result<Self> {
-        let all = segments(&*disk)?;
-        let mut sequence = 1;
-        'found: for (index, first) in all.iter().enumerate() {
-            let last = index + 1 == all.len();
-            let Some(mut segment) = Segment::open(&*disk, *first, &keys)? else { break };
-            sequence = *first;
-            while let Found::Frame(head) = segment.skim(|| Ok(last))? {
-                if head.latest >= time {
-                    sequence = head.sequence;
-                    break 'found;
-                }
-                sequence = head.sequence + 1;
-            }
-        }
-        Self::at_sequence(disk, keys, sequence)
     }
 
     /// How far each partition has been given, or stood where reading began.
     pub fn reached(&self) -> &Checkpoint {
-        &self.reached
+        &self.standing.reached
     }
 
-    /// The sequence of the last frame that was read; 0 before the first.
+    /// The sequence of the last frame that was read; where nothing was, one less than that where reading begins.
     pub fn sequence(&self) -> u64 {
         self.next - 1
     }
 
-    /// Puts the next run into an empty batch. Reads no frame behind `through`: a reader beside a writer gives what
-    /// [`Writer::durable`](super::Writer::durable) says, one without a writer `u64::MAX`.
+    /// The frame from which on everything must be read again by somebody who has all that was given: what a
+    /// [`super::Cursor`] says.
+    pub fn needs(&self) -> u64 {
+        if self.is_idle() { self.next } else { self.next - 1 }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.run.is_none() && self.used == self.records.len()
+    }
+
+    /// How far a reader without a writer at hand may read: what the writer's last fsync made durable. Everything, where
+    /// nobody says: then the end may be a write that is under way.
+    pub fn settled(disk: &dyn Disk) -> u64 {
+        // It may be read while it is written over.
+        Mark::read(disk).or_else(|| Mark::read(disk)).map_or(u64::MAX, |mark| mark.sequence)
+    }
+
+    /// Puts about `fill` bytes of what comes next into an empty batch (a run or page that is longer is given in pieces), or
+    /// gives what else is there. Reads no frame behind `through`: a reader beside a writer gives what
+    /// [`super::Writer::durable`] says, one in another process [`Reader::settled`].
     ///
     /// # Errors
-    /// Corrupt, with segment and offset, for what is damaged or missing, again at each call (the batch is of no use then).
-    /// PositionLost, once, before a run that does not
-    /// join on to what its partition has reached: a gap that was known when it was written.
-    pub fn next(&mut self, batch: &mut Batch, through: u64) -> Result<Given> {
+    /// Corrupt, with segment, offset and sequence, for what is damaged or missing, again at each call (the batch is of no
+    /// use then). PositionLost, when retention removed what comes next, or a partition does not join on to what the consumer
+    /// has (after [`Reader::at_checkpoint`]).
+    pub fn next(&mut self, batch: &mut Batch, fill: usize, through: u64) -> Result<Given> {
+        if let Some(stuck) = &self.stuck {
+            return Err(Error::corrupt(stuck.clone()));
+        }
+        let given = self.step(batch, fill, through);
+        if let Err(error) = &given
+            && error.fault() == Fault::Corrupt
+            && !self.is_idle()
+        {
+            self.stuck = Some(error.to_string());
+        }
+        given
+    }
+
+    fn step(&mut self, batch: &mut Batch, fill: usize, through: u64) -> Result<Given> {
         loop {
-            while self.used < self.records.len() {
-                let (partition, base) = self.told(records::peek(&self.records[self.used..]))?;
-                if self.reached.names(&partition) && base > *self.reached.get(&partition) {
-                    let at = self.reached.get(&partition).clone();
-                    self.reached.advance(&partition, &base);
-                    return Err(Error::position_lost(format!(
-                        "read the journal: {partition} goes on at {base} after {at}"
-                    )));
+            if let Some(mut run) = self.run.take() {
+                let done = run.fill(&self.records, &mut self.used, &self.tables, batch, fill);
+                let (done, snapshot) = (self.told(done)?, run.snapshot);
+                if snapshot.is_none() {
+                    self.standing.reached.advance(&run.partition, &run.base);
                 }
-                self.run = self.used;
-                let mut rest = &self.records[self.used..];
-                let decoded = records::decode(&mut rest, &mut self.tables, batch);
-                let left = rest.len();
-                self.told(decoded)?;
-                self.used = self.records.len() - left;
-                self.reached.advance(&partition, &records::reached(batch));
-                if !records::is_standing(batch) {
-                    return Ok(Given::Run(self.next - 1));
+                self.run = (!done).then_some(run);
+                return Ok(snapshot.map_or(Given::Run, Given::Page));
+            }
+            if self.used < self.records.len() {
+                self.record = self.used;
+                if let Some(note) = self.take()? {
+                    return Ok(Given::Note(note));
                 }
-                self.standing.advance(&partition, &base);
+                continue;
             }
             if self.next > through {
                 return Ok(Given::End);
@@ -194,36 +173,145 @@ impl Reader {
         }
     }
 
+    /// Goes back to the beginning of the record that was given last.
+    pub(super) fn rewind(&mut self) {
+        (self.used, self.run) = (self.record, None);
+        if let Some((partition, position)) = self.before.take() {
+            self.standing.reached.retain(|known| *known != partition);
+            if let Some(position) = position {
+                self.standing.reached.advance(&partition, &position);
+            }
+        }
+    }
+
+    /// Where the journal stood when the segment was begun at whose beginning the reader is; `None` when no sound frame is
+    /// there yet.
+    pub(super) fn prologue(mut self) -> Result<Option<Standing>> {
+        if self.advance()?.is_some() {
+            return Ok(None);
+        }
+        let decoded = records::decode(&self.records, &mut self.used, &mut self.tables);
+        match self.told(decoded)? {
+            Record::Standing(standing) => Ok(Some(standing)),
+            _ => self.told(Err(Error::corrupt("a record stands where none of its kind belongs"))),
+        }
+    }
+
+    /// The segment in which reading stopped, by its first sequence, where the last sound frame in it ends, and its sequence.
+    pub(super) fn place(&self) -> (u64, u64, u64) {
+        match &self.segment {
+            None => (self.next, 0, self.next - 1),
+            Some(segment) if self.stuck.is_some() => (segment.head().first, self.frame, self.next - 2),
+            Some(segment) => (segment.head().first, segment.at(), self.next - 1),
+        }
+    }
+
+    /// The salt of the segment that the last frame is in.
+    pub(super) fn salt(&self) -> Salt {
+        let before = self.link.as_ref().map(|(salt, _)| *salt);
+        self.segment.as_ref().map(|segment| segment.head().salt).or(before).unwrap_or_default()
+    }
+
+    /// Takes the next record.
+    fn take(&mut self) -> Result<Option<Note>> {
+        let decoded = records::decode(&self.records, &mut self.used, &mut self.tables);
+        match (self.told(decoded)?, std::mem::take(&mut self.begins)) {
+            (Record::Standing(standing), true) => {
+                let differs = self.link.is_some() && standing.reached != self.standing.reached;
+                if differs {
+                    return self.told(Err(Error::corrupt("the segment says that partitions stand elsewhere")));
+                }
+                // The latest time of the frame that it stands in was seen already.
+                let latest = standing.latest.max(self.standing.latest);
+                self.standing = Standing { latest, ..standing };
+                Ok(None)
+            }
+            (Record::Standing(_), false) | (_, true) => {
+                self.told(Err(Error::corrupt("a record stands where none of its kind belongs")))
+            }
+            (Record::Run(run), false) => {
+                self.joins(&run)?;
+                let known = &self.standing.reached;
+                let at = known.names(&run.partition).then(|| known.get(&run.partition).clone());
+                self.before = run.snapshot.is_none().then(|| (run.partition.clone(), at));
+                self.run = Some(run);
+                Ok(None)
+            }
+            (Record::Note(note), false) => {
+                self.before = None;
+                self.standing.apply(&note, self.next - 1);
+                let (Note::Gap { lost, .. }, Some(from)) = (&note, &self.from) else { return Ok(Some(note)) };
+                if lost.iter().all(|(partition, at)| from.get(partition) > at) {
+                    // The consumer is behind it already.
+                    return Ok(None);
+                }
+                self.from = None;
+                Ok(Some(note))
+            }
+        }
+    }
+
+    /// Proves that a run follows what is there.
+    fn joins(&mut self, run: &Run) -> Result<()> {
+        if run.snapshot.is_some() {
+            return Ok(());
+        }
+        let (partition, base) = (&run.partition, &run.base);
+        if self.standing.reached.names(partition) {
+            let at = self.standing.reached.get(partition);
+            if base <= at {
+                return Ok(());
+            }
+            let text = format!("{partition} goes on at {base} after {at}, and no gap is noted");
+            return self.told(Err(Error::corrupt(text)));
+        }
+        match &self.from {
+            Some(from) if base > from.get(partition) => {
+                let at = from.get(partition);
+                self.used = self.record;
+                Err(Error::position_lost(format!(
+                    "read the journal from {partition} {at}: it holds what follows {base}"
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Adds to an error of the records where their frame lies.
     fn told<T>(&self, result: Result<T>) -> Result<T> {
         let name = self.segment.as_ref().map_or("", Segment::name);
-        result.map_err(|error| error.during(format!("read journal segment {name} at byte {}", self.frame)))
+        let (at, sequence) = (self.frame, self.next - 1);
+        result.map_err(|error| error.during(format!("read journal segment {name} at byte {at}, frame {sequence}")))
     }
 
     /// Reads the next frame; says so where there is none.
     fn advance(&mut self) -> Result<Option<Given>> {
+        self.records.clear();
+        self.records.shrink_to(KEEP);
+        self.used = 0;
         loop {
-            let next = self.next;
             let Some(segment) = &mut self.segment else {
                 if let Some(end) = self.enter()? {
                     return Ok(Some(end));
                 }
                 continue;
             };
-            let (at, first) = (segment.place().0, segment.head().first);
-            let disk = &*self.disk;
-            let last = || Ok(segments(disk)?.last() == Some(&first));
-            match segment.next(last, &mut self.records) {
-                Ok(Found::Frame(_)) => {
-                    (self.frame, self.used, self.next) = (at, 0, next + 1);
+            let at = segment.at();
+            match segment.next(&*self.disk, &mut self.records) {
+                Ok(Found::Frame(head)) => {
+                    (self.frame, self.next) = (at, self.next + 1);
+                    self.standing.latest = self.standing.latest.max(head.latest);
                     return Ok(None);
                 }
                 Ok(Found::Torn(bytes)) => {
                     self.records.clear();
                     return Ok(Some(Given::Torn(Cut { segment: segment.name().to_owned(), at, bytes })));
                 }
-                Ok(Found::End) if self.follows(next, first)? => self.segment = None,
                 Ok(Found::End) => return Ok(Some(Given::End)),
+                Ok(Found::Next) => {
+                    self.link = Some((segment.head().salt, segment.head().lineage.clone()));
+                    self.segment = None;
+                }
                 Err(error) => {
                     self.records.clear();
                     return Err(error);
@@ -232,93 +320,35 @@ impl Reader {
         }
     }
 
-    /// Whether a segment behind the one that begins with `after` begins with this sequence.
-    fn follows(&self, next: u64, after: u64) -> Result<bool> {
-        let all = segments(&*self.disk)?;
-        match all.iter().find(|first| **first > after) {
-            None => Ok(false),
-            Some(first) if *first == next => Ok(true),
-            Some(first) => {
-                let text =
-                    format!("read the journal: frames {next} to {} are missing, their segment is gone", first - 1);
-                Err(Error::corrupt(text))
-            }
-        }
-    }
-
     /// Enters the segment that begins with the next sequence.
     fn enter(&mut self) -> Result<Option<Given>> {
-        if !self.follows(self.next, self.next - 1)? {
-            return Ok(Some(Given::End));
+        let (next, all) = (self.next, segments(&*self.disk)?);
+        if !all.contains(&next) {
+            let settled = Mark::read(&*self.disk).map_or(0, |mark| mark.sequence);
+            return match all.iter().find(|first| **first > next) {
+                Some(first) => Err(missing(next, first - 1)),
+                None if settled >= next => Err(missing(next, settled)),
+                None => Ok(Some(Given::End)),
+            };
         }
         self.tables = Tables::default();
-        self.standing = Checkpoint::default();
-        self.segment = Segment::open(&*self.disk, self.next, &self.keys)?;
-        if self.segment.is_some() {
-            return Ok(None);
-        }
-        let name = super::format::segment_name(self.next);
-        if segments(&*self.disk)?.last() != Some(&self.next) {
-            return Err(damaged(&name, 0, "its head is cut short"));
-        }
-        let length = self.disk.open(&name).and_then(|file| file.length()).map_err(|error| unreadable(&name, error))?;
-        Ok(Some(Given::Torn(Cut { segment: name, at: 0, bytes: length })))
-    }
-
-    /// Goes on to the first run that `wanted` says yes to, and stops before it; at the end where there is none.
-    fn skip(&mut self, mut wanted: impl FnMut(u64, &Batch) -> bool) -> Result<()> {
-        loop {
-            let mut batch = Batch::unpooled();
-            match self.next(&mut batch, u64::MAX) {
-                Ok(Given::Run(number)) if wanted(number, &batch) => {
-                    self.used = self.run;
-                    return Ok(());
-                }
-                Ok(Given::Run(_)) => {}
-                Ok(Given::End | Given::Torn(_)) => return Ok(()),
-                Err(error) if error.fault() == Fault::PositionLost => {}
-                Err(error) => return Err(error),
+        self.begins = true;
+        let name = segment_name(next);
+        let Some(segment) = Segment::open(&*self.disk, next, &self.keys)? else {
+            let settled = Mark::read(&*self.disk).map_or(0, |mark| mark.sequence);
+            if settled >= next || segments(&*self.disk)?.last() != Some(&next) {
+                return Err(damaged(&name, 0, "its head is cut short"));
             }
-        }
-    }
-}
-
-/// Finds out how far a journal reaches, and cuts a torn tail.
-///
-/// # Errors
-/// Config, for another history's folder; Corrupt, when the newest segment is damaged.
-pub(super) fn recover(disk: &Arc<dyn Disk>, keys: &Keys, lineage: &str) -> Result<Recovered> {
-    let mut found = Recovered::default();
-    // The newest segment may hold nothing yet; then the one before it tells how far the journal reaches.
-    for first in segments(&**disk)?.iter().rev().take(2) {
-        if let Some(segment) = Segment::open(&**disk, *first, keys)?
-            && segment.head().lineage != lineage
-        {
-            let other = &segment.head().lineage;
-            return Err(Error::config(format!("open the journal: the folder holds that of {other}, not of {lineage}")));
-        }
-        let mut reader = Reader::at_sequence(Arc::clone(disk), keys.clone(), *first)?;
-        // Reading begins before the first run; here all are read.
-        let end = loop {
-            match reader.next(&mut Batch::unpooled(), u64::MAX) {
-                Ok(Given::Run(_)) => {}
-                Ok(end) => break end,
-                Err(error) if error.fault() == Fault::PositionLost => {}
-                Err(error) => return Err(error),
-            }
+            let length = self.disk.open(&name).and_then(|file| file.length());
+            let bytes = length.map_err(|error| unreadable(&name, error))?;
+            return Ok(Some(Given::Torn(Cut { segment: name, at: 0, bytes })));
         };
-        if let (Given::Torn(cut), None) = (end, &found.cut) {
-            // A segment without a whole head is replaced by the next one that is begun, which has its name.
-            if cut.at > 0 {
-                let cut_off = disk.open(&cut.segment).and_then(|mut file| file.cut(cut.at).and_then(|()| file.sync()));
-                cut_off.map_err(|error| unreadable(&cut.segment, error))?;
-            }
-            found.cut = Some(cut);
+        if let Some((salt, lineage)) = &self.link
+            && (segment.head().previous != *salt || segment.head().lineage != *lineage)
+        {
+            return Err(damaged(&name, 0, "it is not the one that was written behind the segment before it"));
         }
-        (found.last, found.reached) = (reader.sequence(), reader.reached().clone());
-        if reader.sequence() >= *first {
-            break;
-        }
+        self.segment = Some(segment);
+        Ok(None)
     }
-    Ok(found)
 }

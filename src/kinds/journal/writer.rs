@@ -1,26 +1,43 @@
-//! Appends batches: encoded and framed at once, written and made durable together with whatever else waits.
+//! Appends to a journal: many may append at once, and one fsync makes durable whatever waits.
 //!
-//! Invariant: [`Writer::durable`] never names a frame that a power loss could take. A failed fsync ends the writer for good:
-//! what the kernel then still holds is not known, so nothing is tried again over it. A full disk only pauses: the piece that
-//! found no room is cut off again, the frames stay in memory byte for byte, and the next commit writes them. A writer always
-//! begins a segment of its own, in which it numbers frames on from where the last one ended.
+//! Invariant: [`Writer::durable`] never names a frame that a power loss could take. Whoever wants something durable goes to
+//! the disk himself, or waits for the one who is there: the next to go takes along what everybody appended meanwhile. Frames
+//! are made while others are being written. A writer always begins a segment of its own, in which it numbers frames on from
+//! where the last one ended. Blocks: not to be called from an async task. Starts no thread and reads no clock.
 
-use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 
+use tokio::sync::watch;
+
+use super::back::Back;
 use super::crypt::Keys;
-use super::files::{Disk, DiskFile};
-use super::format::{Salt, SegmentHead, segment_name};
-use super::frame::Sealer;
-use super::reader::{Cut, recover};
-use super::records::{self, Summary, TABLES_MAX, Tables};
-use crate::error::{Error, Result};
-use crate::model::{Batch, Checkpoint, Micros, PartitionId, Position};
+use super::files::Disk;
+use super::format::Salt;
+use super::front::Front;
+use super::records::Note;
+use super::recover::{Recovered, recover};
+use crate::error::{Error, Fault, Result};
+use crate::model::{Batch, Checkpoint, Micros, PartitionId};
 
-/// LIMIT: a frame is closed when it holds this much; one checksum, one packing and one decryption each.
-const FRAME_BYTES: usize = 1 << 20;
-/// LIMIT: what may wait for the disk; a writer that holds more takes nothing until it has committed.
-const WAITING: usize = 16 << 20;
+/// Whether frames are packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pack {
+    /// Where it does not make the writer slower than the disk.
+    WherePays,
+    /// Each that shrinks.
+    Always,
+    /// None.
+    Never,
+}
+
+/// What to do when the newest part of a journal is damaged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDamage {
+    /// Refuse to open it.
+    Refuse,
+    /// Cut it off, and say so: for those who can have it again from the source, or close the gap.
+    Cut,
+}
 
 /// How a journal is written.
 pub struct Options {
@@ -30,287 +47,240 @@ pub struct Options {
     pub segment_bytes: u64,
     /// And once it is this old, in microseconds.
     pub segment_age: Micros,
-    /// Whether frames are packed where it pays.
-    pub pack: bool,
-    /// The key that new segments are encrypted with, one of `keys`.
-    pub key: Option<u64>,
-    /// All keys that segments may name.
+    /// A frame is closed when its records are this many bytes: one checksum, one packing and one decryption each. A reader
+    /// holds a frame twice.
+    pub frame_bytes: usize,
+    /// What may wait for the disk, in bytes; beyond it nothing is taken until some of it is durable. (One batch more may be.)
+    pub waiting_bytes: usize,
+    /// Whether frames are packed.
+    pub pack: Pack,
+    /// The key that new segments are encrypted with, if any, and those that older ones may name.
     pub keys: Keys,
+    /// What to do about damage in the newest part.
+    pub on_damage: OnDamage,
     /// Gives 16 random bytes, new at each call.
     pub salt: Box<dyn FnMut() -> Salt + Send>,
 }
 
 impl Options {
-    /// Segments of 64 MiB or an hour, packed, not encrypted, salted at random.
+    /// Segments of 64 MiB or an hour, frames of 256 KiB, 16 MiB that may wait, packed where it pays, not encrypted, damage
+    /// refused, salted at random.
     pub fn new(lineage: impl Into<String>) -> Self {
         Self {
             lineage: lineage.into(),
             segment_bytes: 64 << 20,
             segment_age: 3_600_000_000,
-            pack: true,
-            key: None,
+            frame_bytes: 256 << 10,
+            waiting_bytes: 16 << 20,
+            pack: Pack::WherePays,
             keys: Keys::default(),
+            on_damage: OnDamage::Refuse,
             salt: Box::new(|| uuid::Uuid::new_v4().into_bytes()),
         }
     }
 }
 
-/// What was there when a journal was opened.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct Recovered {
-    /// The last frame, 0 when there is none.
-    pub last: u64,
-    /// How far each partition reaches. Compare it with what the source has confirmed: frames that were cut off whole leave no
-    /// other trace.
-    pub reached: Checkpoint,
-    /// A tail that a crash had cut short and that is gone now.
-    pub cut: Option<Cut>,
-}
+/// The writer of a journal. Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub struct Writer(Arc<Shared>);
 
-/// The segment that is being written.
-struct Active {
-    sealer: Sealer,
-    tables: Tables,
-    name: String,
-    made: Micros,
-    /// The head, until the file is there.
-    head: Vec<u8>,
-    file: Option<Box<dyn DiskFile>>,
-    /// Bytes of it that are durable.
-    at: u64,
-}
-
-/// The one writer of a journal.
-pub struct Writer {
-    disk: Arc<dyn Disk>,
-    options: Options,
-    active: Option<Active>,
-    /// Records of the frame that is being filled.
-    records: Vec<u8>,
-    summary: Summary,
-    /// Frames that wait for the disk.
-    waiting: Vec<u8>,
-    /// Sequence of the frame that is being filled.
-    next: u64,
-    durable: u64,
-    reached: Checkpoint,
-    paused: bool,
-    dead: bool,
+/// Whoever holds `back` may ask for `front`, never the other way round.
+pub(super) struct Shared {
+    front: Mutex<Front>,
+    back: Mutex<Back>,
+    durable: watch::Sender<u64>,
+    paused: watch::Sender<bool>,
 }
 
 impl Writer {
     /// Opens a journal, or begins one in an empty folder: cuts a torn tail, and says what was there.
     ///
     /// # Errors
-    /// Config, for another history's folder, a missing key or a folder that cannot be read; Corrupt, for a damaged newest
-    /// segment.
+    /// Config, for another history's folder, a missing key or a folder that cannot be read; Corrupt, for damage in the newest
+    /// segment, or when frames that were durable are gone from the end.
     pub fn open(disk: Arc<dyn Disk>, options: Options) -> Result<(Self, Recovered)> {
-        if let Some(id) = options.key {
-            options.keys.find(id)?;
-        }
-        let found = recover(&disk, &options.keys, &options.lineage)?;
-        let writer = Self {
-            disk,
-            options,
-            active: None,
-            records: Vec::new(),
-            summary: Summary::default(),
-            waiting: Vec::new(),
-            next: found.last + 1,
-            durable: found.last,
-            reached: found.reached.clone(),
-            paused: false,
-            dead: false,
+        let (found, standing, salt) = recover(&disk, &options)?;
+        let back = Back::new(disk, options.waiting_bytes);
+        let shared = Shared {
+            durable: watch::Sender::new(found.last),
+            paused: watch::Sender::new(false),
+            front: Mutex::new(Front::new(options, found.last, salt, standing)),
+            back: Mutex::new(back),
         };
-        Ok((writer, found))
+        Ok((Self(Arc::new(shared)), found))
     }
 
     /// The last frame that a power loss cannot take.
     pub fn durable(&self) -> u64 {
-        self.durable
+        *self.0.durable.borrow()
     }
 
-    /// Whether the disk was full at the last commit.
+    /// Tells whenever [`Writer::durable`] has moved.
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.0.durable.subscribe()
+    }
+
+    /// Whether the disk was full at the last try.
     pub fn is_paused(&self) -> bool {
-        self.paused
+        *self.0.paused.borrow()
     }
 
-    /// Takes a batch; gives the sequence that [`Writer::durable`] must reach before it is safe.
+    /// How far each partition is, what waits for the disk included.
+    pub fn reached(&self) -> Checkpoint {
+        self.front().standing().reached.clone()
+    }
+
+    /// Takes what of a batch of the tail is not in the journal yet; gives the sequence that [`Writer::durable`] must reach
+    /// before all of it is safe.
     ///
     /// # Errors
-    /// Transient, when too much waits for the disk: commit first, nothing was taken. PositionLost, when the batch begins
-    /// behind what its partition has reached, so that changes between them are missing: see [`Writer::forget`]. Rejected, for a
-    /// change that no frame holds.
-    pub fn append(&mut self, batch: &Batch, now: Micros) -> Result<u64> {
-        self.alive()?;
-        if self.waiting.len() + self.records.len() >= WAITING {
-            return Err(Error::transient("write to the journal: the disk is behind, as much as may wait is waiting"));
-        }
-        let (partition, base) = (&batch.partition, batch.base());
-        if self.reached.names(partition) && base > self.reached.get(partition) {
-            let at = self.reached.get(partition);
-            return Err(Error::position_lost(format!(
-                "write to the journal: {partition} goes on at {base} and was at {at}"
-            )));
-        }
-        let too_large = |row: crate::model::Row<'_>| {
-            row.key.len() + row.body.len() + row.from.map_or(0, <[u8]>::len) > super::format::RECORDS_MAX / 2
-        };
-        if batch.rows().any(too_large) {
-            return Err(Error::rejected(format!(
-                "write to the journal: a change of {partition} is too large for a frame"
-            )));
-        }
-        self.roll(batch.tables().len(), now)?;
-        // A batch that was taken half is an invariant broken, and nothing may be built on it.
-        self.take(batch, now).inspect_err(|_| self.dead = true)
+    /// Transient, when too much waits for the disk: [`Writer::commit`], then again; nothing was taken. PositionLost, when the
+    /// batch begins behind what its partition has reached, so that changes between them are missing: see [`Writer::gap`].
+    /// Rejected, for a change that no frame holds. Config, after the disk failed.
+    pub fn append(&self, batch: &Batch, now: Micros) -> Result<u64> {
+        self.front().batch(batch, now)
     }
 
-    fn take(&mut self, batch: &Batch, now: Micros) -> Result<u64> {
-        let mut from = 0;
-        loop {
-            self.begin(now)?;
-            let active = self.active.as_mut().expect("a segment was just begun");
-            let rows = records::fitting(batch, from, FRAME_BYTES.saturating_sub(self.records.len()));
-            from = rows.end;
-            records::encode(&mut self.records, &mut active.tables, &mut self.summary, batch, rows)?;
-            let sequence = self.next;
-            if self.records.len() >= FRAME_BYTES {
-                self.seal()?;
-            }
-            if from >= batch.len() {
-                self.reached.advance(&batch.partition, &records::reached(batch));
-                return Ok(sequence);
-            }
-        }
-    }
-
-    /// Makes everything that was taken durable, with one fsync; gives the last sequence that is.
+    /// Begins a snapshot, with the head as it is now; gives its number. One that was being written is given up.
     ///
     /// # Errors
-    /// Transient, when the disk is full: nothing is lost, call again. Config, when the disk failed: this writer is done.
-    pub fn commit(&mut self) -> Result<u64> {
-        self.alive()?;
-        if !self.records.is_empty() {
-            self.seal().inspect_err(|_| self.dead = true)?;
+    /// Config, after the disk failed.
+    pub fn begin_snapshot(&self, head: &Checkpoint, now: Micros) -> Result<u64> {
+        let mut front = self.front();
+        let snapshot = front.standing().last_snapshot + 1;
+        front.note(&Note::Began { snapshot, at: now, head: head.clone() }, now)?;
+        Ok(snapshot)
+    }
+
+    /// Takes a page of the snapshot that is being written, as a scan filled it.
+    ///
+    /// # Errors
+    /// As [`Writer::append`]. Transient too, when this snapshot was given up: begin another one.
+    pub fn append_page(&self, snapshot: u64, batch: &Batch, now: Micros) -> Result<u64> {
+        self.front().page(snapshot, batch, now)
+    }
+
+    /// Ends a snapshot with the head as it is now, once the journal has reached that; `whole` says whether it holds all
+    /// pages, else it is given up.
+    ///
+    /// # Errors
+    /// As [`Writer::append_page`].
+    pub fn end_snapshot(&self, snapshot: u64, head: &Checkpoint, whole: bool, now: Micros) -> Result<u64> {
+        let mut front = self.front();
+        front.writes(snapshot)?;
+        if whole && !front.standing().reached.covers(head) {
+            let text = format!("end snapshot {snapshot} of the journal: it has not reached {head}");
+            return Err(Error::transient(text));
         }
-        let Some(active) = self.active.as_mut().filter(|_| !self.waiting.is_empty()) else { return Ok(self.durable) };
-        match write(&*self.disk, active, &self.waiting) {
-            Ok(()) => {}
-            Err(Trouble::Full(error)) => {
-                self.paused = true;
-                let what = format!("write to the journal: paused, no room for {} bytes", self.waiting.len());
-                return Err(Error::transient(what).because(error));
+        front.note(&Note::Ended { snapshot, at: now, whole, head: head.clone() }, now)
+    }
+
+    /// Says that what follows does not join on to where these partitions stand: a gap that was opened and is known. They
+    /// begin anew, wherever their next batch does.
+    ///
+    /// # Errors
+    /// Config, after the disk failed.
+    pub fn gap(&self, partitions: &[PartitionId], why: &str, now: Micros) -> Result<u64> {
+        let mut front = self.front();
+        let lost = places(&front, partitions);
+        front.note(&Note::Gap { at: now, why: why.to_owned(), lost }, now)
+    }
+
+    /// Says that these partitions have ended and nobody asks for them any more.
+    ///
+    /// # Errors
+    /// Config, after the disk failed.
+    pub fn forget(&self, partitions: &[PartitionId], now: Micros) -> Result<u64> {
+        let mut front = self.front();
+        let places = places(&front, partitions);
+        front.note(&Note::Forgot(places), now)
+    }
+
+    /// Says what the source was told to forget.
+    ///
+    /// # Errors
+    /// Config, after the disk failed.
+    pub fn released(&self, upto: &Checkpoint, now: Micros) -> Result<u64> {
+        self.front().note(&Note::Released(upto.clone()), now)
+    }
+
+    /// From the next record on segments are encrypted with the current one of these keys.
+    ///
+    /// # Errors
+    /// Config, after the disk failed.
+    pub fn use_keys(&self, keys: Keys) -> Result<()> {
+        self.front().use_keys(keys)
+    }
+
+    /// Makes everything that was taken before the call durable; gives the last sequence that is.
+    ///
+    /// # Errors
+    /// Transient, when the disk is full: nothing is lost, call again when there may be room. Config, when the disk failed:
+    /// this writer is done.
+    pub fn commit(&self) -> Result<u64> {
+        let last = self.front().last();
+        self.settle(last)
+    }
+
+    /// As [`Writer::commit`], for what was taken up to `sequence`: goes to the disk only when nobody else has made that
+    /// durable meanwhile.
+    ///
+    /// # Errors
+    /// As [`Writer::commit`].
+    pub fn settle(&self, sequence: u64) -> Result<u64> {
+        if self.durable() >= sequence {
+            return Ok(self.durable());
+        }
+        let mut back = self.back();
+        // What was left when there was no room goes first, then what has come since.
+        for _ in 0..2 {
+            if self.durable() >= sequence && back.group.is_none() {
+                break;
             }
-            Err(Trouble::Broken(error)) => {
-                self.dead = true;
-                return Err(
-                    Error::config("write to the journal: the disk failed; check it, then start again").because(error)
-                );
+            if back.group.is_none() {
+                let mut spare = std::mem::take(&mut back.spare);
+                back.group = self.front().take(&mut spare);
+                back.spare = spare;
             }
+            self.write(&mut back)?;
         }
-        active.at += self.waiting.len() as u64;
-        self.waiting.clear();
-        self.waiting.shrink_to(2 * WAITING);
-        self.paused = false;
-        self.durable = self.next - 1;
-        Ok(self.durable)
+        Ok(self.durable())
     }
 
-    /// Says that what follows in this partition does not join on to what is there: a gap that was opened and is known.
-    pub fn forget(&mut self, partition: &PartitionId) {
-        self.reached.retain(|known| known != partition);
+    /// Commits, and leaves the end of the journal so that it can be checked even after a power loss.
+    ///
+    /// # Errors
+    /// As [`Writer::commit`].
+    pub fn close(&self) -> Result<u64> {
+        let last = self.commit()?;
+        self.back().close();
+        Ok(last)
     }
 
-    fn alive(&self) -> Result<()> {
-        let text = "write to the journal: it stopped when the disk failed, and does not go on over that; start again";
-        if self.dead { Err(Error::config(text)) } else { Ok(()) }
-    }
-
-    /// Closes a segment that is full, old, or has no numbers left for tables.
-    fn roll(&mut self, tables: usize, now: Micros) -> Result<()> {
-        let Some(active) = &self.active else { return Ok(()) };
-        let size = active.at + self.waiting.len() as u64;
-        let full = active.tables.count() + tables > TABLES_MAX;
-        if full || size >= self.options.segment_bytes || now.saturating_sub(active.made) >= self.options.segment_age {
-            self.commit()?;
-            self.active = None;
+    fn write(&self, back: &mut Back) -> Result<()> {
+        let written = back.write();
+        let full = written.as_ref().is_err_and(|error| error.fault() == Fault::Transient);
+        self.0.paused.send_if_modified(|paused| std::mem::replace(paused, full) != full);
+        if back.is_dead() {
+            self.front().die("it stopped when the disk failed, and does not go on over that; start again");
+        }
+        if let Some(last) = written? {
+            self.front().done(last);
+            self.0.durable.send_replace(last);
         }
         Ok(())
     }
 
-    /// Begins a segment, in memory, if none is open. Its first frame says where every partition stands.
-    fn begin(&mut self, now: Micros) -> Result<()> {
-        if self.active.is_some() {
-            return Ok(());
-        }
-        let (lineage, salt) = (self.options.lineage.clone(), (self.options.salt)());
-        let head = SegmentHead { lineage, first: self.next, made: now, key: self.options.key, salt };
-        let bytes = head.encode()?;
-        let sealer = Sealer::new(head, &bytes, &self.options.keys, self.options.pack)?;
-        let name = segment_name(self.next);
-        self.active =
-            Some(Active { sealer, tables: Tables::default(), name, made: now, head: bytes, file: None, at: 0 });
-        for (partition, at) in self.reached.iter().filter(|(_, at)| **at != Position::End) {
-            records::encode_standing(&mut self.records, partition, at);
-        }
-        Ok(())
+    pub(super) fn front(&self) -> MutexGuard<'_, Front> {
+        self.0.front.lock().expect("nobody panics while he holds what waits")
     }
 
-    fn seal(&mut self) -> Result<()> {
-        let active = self.active.as_mut().expect("records are only taken into a segment");
-        active.sealer.seal(&self.records, self.next, self.durable, self.summary, &mut self.waiting)?;
-        self.records.clear();
-        self.summary = Summary::default();
-        self.next += 1;
-        Ok(())
+    pub(super) fn back(&self) -> MutexGuard<'_, Back> {
+        self.0.back.lock().expect("nobody panics while he holds the disk")
     }
 }
 
-/// What can go wrong on the way to the disk.
-enum Trouble {
-    /// There is no room. What was written of it is cut off again.
-    Full(io::Error),
-    /// Anything else.
-    Broken(io::Error),
-}
-
-impl From<io::Error> for Trouble {
-    fn from(error: io::Error) -> Self {
-        use io::ErrorKind::{QuotaExceeded, StorageFull};
-        if matches!(error.kind(), StorageFull | QuotaExceeded) { Self::Full(error) } else { Self::Broken(error) }
-    }
-}
-
-fn write(disk: &dyn Disk, active: &mut Active, bytes: &[u8]) -> Result<(), Trouble> {
-    if active.file.is_none() {
-        active.file = Some(create(disk, &active.name, &active.head)?);
-        active.at = active.head.len() as u64;
-    }
-    let file = active.file.as_mut().expect("the file was just made");
-    if let Err(error) = file.write(active.at, bytes) {
-        let trouble = Trouble::from(error);
-        if matches!(trouble, Trouble::Full(_)) {
-            // Where the piece stays, the next commit writes over it, and a reader takes it for the torn tail that it is.
-            file.cut(active.at).or_else(|error| if full(&error) { Ok(()) } else { Err(Trouble::Broken(error)) })?;
-        }
-        return Err(trouble);
-    }
-    // An fsync that failed may have dropped what it was for: whatever it says, it is not tried again.
-    file.sync().map_err(Trouble::Broken)
-}
-
-fn full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-}
-
-/// Makes a segment's file. It gets its name when its head is durable, so that a named segment never has half a head.
-fn create(disk: &dyn Disk, name: &str, head: &[u8]) -> Result<Box<dyn DiskFile>, Trouble> {
-    let unnamed = format!("{name}.new");
-    let mut file = disk.create(&unnamed)?;
-    file.write(0, head)?;
-    file.sync().map_err(Trouble::Broken)?;
-    disk.rename(&unnamed, name)?;
-    disk.sync_names().map_err(Trouble::Broken)?;
-    Ok(file)
+fn places(front: &Front, partitions: &[PartitionId]) -> Checkpoint {
+    let reached = &front.standing().reached;
+    partitions.iter().map(|partition| (partition.clone(), reached.get(partition).clone())).collect()
 }
