@@ -25,6 +25,7 @@ mod pieces;
 mod reader;
 mod records;
 mod recover;
+pub mod relay;
 mod retain;
 mod seek;
 mod segment;

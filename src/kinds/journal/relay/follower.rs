@@ -54,8 +54,10 @@ pub(super) struct Follower {
     keys: Keys,
     place: Place,
     reading: Option<Reading>,
-    /// What was given.
+    /// What was given, or lies before what the sink has.
     given: Checkpoint,
+    /// What the sink has had from the beginning.
+    had: Checkpoint,
 }
 
 impl Follower {
@@ -83,19 +85,11 @@ impl Follower {
             place: Place::Nowhere,
             reading: None,
             given: from.iter().map(held).collect(),
+            had: from.clone(),
         };
-        follower.place = Place::Disk(follower.behind().await?);
+        follower.place = Place::Disk(follower.fall_back().await?);
         hub.sink(name, from);
         Ok(follower)
-    }
-
-    /// Falls back to the journal, behind what was given.
-    async fn behind(&self) -> Result<Behind> {
-        let (last, through) = self.hub.durable();
-        let (disk, keys, given) = (Arc::clone(&self.disk), self.keys.clone(), self.given.clone());
-        let opened = tokio::task::spawn_blocking(move || Reader::at_checkpoint(disk, keys, &given)).await;
-        let reader = opened.map_err(|_| Error::bug("open the journal for reading: it has panicked"))??;
-        Ok(Behind { reader, through, then: last + 1 })
     }
 
     async fn advance(&mut self) -> Result<Batch> {
@@ -132,11 +126,10 @@ impl Follower {
                 let mut own = self.pool.take().await;
                 own.copy_from(&batch);
                 self.place = Place::Memory(number + 1);
-                self.note(&own)?;
-                Ok(Some(own))
+                Ok(self.note(&own)?.then_some(own))
             }
             Slot::Gone => {
-                self.place = Place::Disk(self.behind().await?);
+                self.place = Place::Disk(self.fall_back().await?);
                 Ok(None)
             }
             Slot::Coming => {
@@ -166,8 +159,7 @@ impl Follower {
         match given? {
             Given::Run => {
                 self.place = Place::Disk(behind);
-                self.note(&batch)?;
-                Ok(Some(batch))
+                Ok(self.note(&batch)?.then_some(batch))
             }
             // Whether a gap is one for this sink shows where the next run begins.
             Given::Page(_) | Given::Note(_) => {
@@ -190,8 +182,8 @@ impl Follower {
         }
     }
 
-    /// Proves that a batch joins on to what was given, and notes it.
-    fn note(&mut self, batch: &Batch) -> Result<()> {
+    /// Proves that a batch joins on to what was given, and notes it; says whether it holds something that the sink lacks.
+    fn note(&mut self, batch: &Batch) -> Result<bool> {
         let (partition, given) = (&batch.partition, self.given.get(&batch.partition));
         if batch.base() > given {
             self.place = Place::Nowhere;
@@ -202,7 +194,20 @@ impl Follower {
         }
         let reached = if batch.is_open() { batch.position(batch.len() - 1) } else { batch.upto().clone() };
         self.given.advance(partition, &reached);
-        Ok(())
+        Ok(reached > *self.had.get(partition) || !self.had.names(partition))
+    }
+}
+
+impl Follower {
+    /// A place in the journal, behind what was given. Borrows nothing while it waits, as a reader is not to be shared.
+    fn fall_back(&self) -> impl Future<Output = Result<Behind>> + Send + use<> {
+        let (last, through) = self.hub.durable();
+        let (disk, keys, given) = (Arc::clone(&self.disk), self.keys.clone(), self.given.clone());
+        async move {
+            let opened = tokio::task::spawn_blocking(move || Reader::at_checkpoint(disk, keys, &given)).await;
+            let reader = opened.map_err(|_| Error::bug("open the journal for reading: it has panicked"))??;
+            Ok(Behind { reader, through, then: last + 1 })
+        }
     }
 }
 

@@ -33,7 +33,7 @@ use self::follower::{Follower, Journal};
 use self::hub::Hub;
 use self::releases::Releases;
 use self::scribe::Scribe;
-use super::{Disk, Keys, Note, Options, Writer};
+use super::{Disk, Keys, Options, Writer};
 use crate::error::{Error, Fault, Result};
 use crate::model::{Batch, Checkpoint, Micros, PartitionId, Position, Steps};
 use crate::pool::Pool;
@@ -157,8 +157,8 @@ impl Relay {
         let pool = Pool::for_memory(self.wanted.memory);
         let tail = self.source.tail(from, &pool).await?;
         let names = self.wanted.names.iter().map(String::as_str);
-        let releases = Releases::new(self.wanted.ack, names, writer.reached().clone());
-        let hub = Hub::new(pool.count() / 2, writer.durable(), writer.reached(), releases);
+        let releases = Releases::new(self.wanted.ack, names, writer.reached());
+        let hub = Hub::new(pool.count() / 2, writer.durable(), &writer.reached(), releases);
         let (orders, to_write) = crossbeam_channel::unbounded();
         let (done, written) = crossbeam_channel::bounded(1);
         let gather = if self.wanted.ack == Ack::Journal { Duration::ZERO } else { GATHER };
@@ -183,7 +183,8 @@ impl Relay {
                 Err(error) if error.fault() == Fault::PositionLost => {
                     writer = self.open().await?.0;
                     let at = (self.wanted.now)();
-                    writer.note(&Note::Gap { at, why: error.to_string(), lost: reached }, at)?;
+                    let partitions: Vec<PartitionId> = reached.iter().map(|(partition, _)| partition.clone()).collect();
+                    writer.gap(&partitions, &error.to_string(), at)?;
                 }
                 Err(error) => return Err(error),
             }
@@ -193,7 +194,7 @@ impl Relay {
     }
 
     /// Writes down where the partitions stand, so that nobody needs to see a change to know where they begin.
-    async fn standing(&self, mut writer: Writer, from: &Checkpoint) -> Result<Writer> {
+    async fn standing(&self, writer: Writer, from: &Checkpoint) -> Result<Writer> {
         let (from, now) = (from.clone(), (self.wanted.now)());
         let written = tokio::task::spawn_blocking(move || {
             for (partition, position) in from.iter().filter(|(_, position)| **position != Position::End) {

@@ -91,7 +91,7 @@ impl Scribe {
     fn commit(&mut self, last: Option<u64>) -> Result<()> {
         let Some(last) = last else { return Ok(()) };
         self.flush()?;
-        self.hub.settle(last, self.writer.durable(), self.writer.reached());
+        self.hub.settle(last, self.writer.durable(), &self.writer.reached());
         Ok(())
     }
 
