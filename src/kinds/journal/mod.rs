@@ -13,6 +13,8 @@ mod codec;
 mod crypt;
 mod cursors;
 #[cfg(test)]
+mod damage_tests;
+#[cfg(test)]
 mod faulty;
 mod files;
 mod format;
