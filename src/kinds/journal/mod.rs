@@ -20,7 +20,11 @@ mod files;
 mod format;
 mod frame;
 mod front;
+#[cfg(test)]
+mod fuzz_tests;
 mod inspect;
+#[cfg(test)]
+mod keep_tests;
 mod keys;
 mod mark;
 mod pieces;
@@ -28,7 +32,11 @@ mod reader;
 mod records;
 mod recover;
 mod retain;
+#[cfg(test)]
+mod roundtrip_tests;
 mod seek;
+#[cfg(test)]
+mod seek_tests;
 mod segment;
 #[cfg(test)]
 mod tests;
