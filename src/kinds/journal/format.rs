@@ -31,7 +31,8 @@
 //! The salt makes a frame of another segment (an old block that a crash brought back) a broken one here, and keeps what
 //! users write into their values from ever looking like a frame. The salt of the segment before makes a segment that was put
 //! back from an older copy of the folder a wrong one. `settled` tells a torn tail from damage: a broken frame
-//! that a later one calls settled was durable once. Pure: bytes in, bytes out. What is in a payload is not known here.
+//! that a later one calls settled was durable once. A later version keeps the first 76 bytes of a head and their checksum, so
+//! that another version is told from damage. Pure: bytes in, bytes out. What is in a payload is not known here.
 
 use crate::error::{Error, Result};
 use crate::model::Micros;
@@ -126,7 +127,7 @@ impl SegmentHead {
         let salt = fields.take();
         let previous = fields.take();
         let sum = u32::from_le_bytes(fields.take());
-        if magic != *MAGIC || (version == VERSION && sum != crc32c::crc32c(&bytes[..FIXED - 4])) {
+        if magic != *MAGIC || sum != crc32c::crc32c(&bytes[..FIXED - 4]) {
             return Err(BadHead::Damaged);
         }
         if version != VERSION {

@@ -80,7 +80,6 @@ impl Front {
         }
     }
 
-
     pub(super) fn standing(&self) -> &Standing {
         &self.standing
     }

@@ -13,12 +13,18 @@ mod codec;
 mod crypt;
 mod cursors;
 #[cfg(test)]
+mod damage_tests;
+#[cfg(test)]
 mod faulty;
 mod files;
 mod format;
 mod frame;
 mod front;
+#[cfg(test)]
+mod fuzz_tests;
 mod inspect;
+#[cfg(test)]
+mod keep_tests;
 mod keys;
 mod mark;
 mod pieces;
@@ -27,7 +33,11 @@ mod records;
 mod recover;
 pub mod relay;
 mod retain;
+#[cfg(test)]
+mod roundtrip_tests;
 mod seek;
+#[cfg(test)]
+mod seek_tests;
 mod segment;
 #[cfg(test)]
 mod tests;

@@ -212,7 +212,9 @@ impl Segment {
             // What one large frame needed is not held for ever.
             self.window = Vec::new();
         }
-        self.window.resize(count.max(self.ahead), 0);
+        let length = self.file.length().map_err(|error| unreadable(&self.name, error))?;
+        let left = usize::try_from(length.saturating_sub(at)).unwrap_or(usize::MAX);
+        self.window.resize(count.max(self.ahead).min(left), 0);
         let read = self.file.read(at, &mut self.window).map_err(|error| unreadable(&self.name, error))?;
         self.window.truncate(read);
         self.start = at;
