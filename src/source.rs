@@ -27,6 +27,12 @@ pub trait Source: Send + Sync {
         self.pin()
     }
 
+    /// A copy that began at the pin `from` goes on, and the stream will be opened there when it is done: whoever can keeps
+    /// what comes meanwhile, so that the copy may take longer than the source remembers.
+    fn keep<'a>(&'a self, _from: &'a Checkpoint) -> Fut<'a, ()> {
+        Box::pin(async { Ok(()) })
+    }
+
     /// Opens the stream behind `from`, having *proved* that it can start there: not before what the source has kept or has
     /// already been told to forget, not after its head, same lineage. Else [`crate::error::Fault::PositionLost`].
     /// Partitions of the engine (`!…`) in `from` are ignored; `from` names every tail partition that was pinned.

@@ -47,6 +47,8 @@ pub mod names {
     pub const WAL_STATUS: &str = "driftless_source_wal_status";
     /// Tables of the source that are meant and not replicated.
     pub const UNREPLICATED: &str = "driftless_unreplicated_tables";
+    /// Bytes of journals on disk; label `journal` names the pipeline that they are called after.
+    pub const JOURNAL_BYTES: &str = "driftless_journal_bytes";
     /// 1 if `/readyz` says yes.
     pub const READY: &str = "driftless_ready";
 }
@@ -134,6 +136,7 @@ fn describe() {
     describe_gauge!(names::RETAINED, Unit::Bytes, "Bytes of log that a PostgreSQL source keeps for the slot");
     describe_gauge!(names::RETAINED_SAFE, Unit::Bytes, "Bytes until the server gives the slot up; NaN without a limit");
     describe_gauge!(names::WAL_STATUS, "1 for the wal_status of the slot");
+    describe_gauge!(names::JOURNAL_BYTES, Unit::Bytes, "bytes of journals on disk");
     describe_gauge!(
         names::UNREPLICATED,
         Unit::Count,

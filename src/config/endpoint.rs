@@ -26,6 +26,10 @@ pub enum Endpoint {
 pub struct Secret(String);
 
 impl Secret {
+    pub(super) fn new(text: String) -> Self {
+        Self(text)
+    }
+
     /// The text, for whoever connects with it.
     pub fn reveal(&self) -> &str {
         &self.0

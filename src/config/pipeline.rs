@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::endpoint::{self, Endpoint};
+use crate::config::endpoint::{self, Endpoint, Secret};
 use crate::config::section::Section;
 use crate::error::{Error, Result};
 use crate::model::Layout;
@@ -47,6 +47,10 @@ pub struct Journal {
     pub retain: Duration,
     /// What the source is told that we have.
     pub ack: Ack,
+    /// The key that it is encrypted with, if any: 32 bytes as hexadecimal digits or base64.
+    pub key: Option<Secret>,
+    /// Keys that older parts of it may be encrypted with.
+    pub old_keys: Vec<Secret>,
 }
 
 /// Whether a journal is used.
@@ -153,8 +157,14 @@ fn together(section: &Section<'_>, src: &Endpoint, dst: &Endpoint) -> Result<()>
 }
 
 fn journal(section: &Section<'_>) -> Result<Journal> {
-    let mut journal =
-        Journal { enabled: Enabled::Auto, max_bytes: 50 << 30, retain: Duration::from_secs(86_400), ack: Ack::Sink };
+    let mut journal = Journal {
+        enabled: Enabled::Auto,
+        max_bytes: 50 << 30,
+        retain: Duration::from_secs(86_400),
+        ack: Ack::Sink,
+        key: None,
+        old_keys: Vec::new(),
+    };
     let Some(keys) = section.section("journal")? else {
         return Ok(journal);
     };
@@ -168,9 +178,14 @@ fn journal(section: &Section<'_>) -> Result<Journal> {
     if keys.word("ack", &["sink", "journal"])? == Some(1) {
         journal.ack = Ack::Journal;
     }
-    if journal.enabled == Enabled::On || journal.ack == Ack::Journal {
+    journal.key = keys.text("key")?.map(Secret::new);
+    journal.old_keys = keys.texts("old_keys")?.unwrap_or_default().into_iter().map(Secret::new).collect();
+    if journal.ack == Ack::Journal && journal.enabled == Enabled::Off {
+        return Err(keys.wrong("ack", "is `journal`, and `enabled` says that there is none"));
+    }
+    if cfg!(not(feature = "journal")) && (journal.enabled == Enabled::On || journal.ack == Ack::Journal) {
         let key = if journal.enabled == Enabled::On { "enabled" } else { "ack" };
-        return Err(keys.wrong(key, "asks for a journal, which this version does not have; leave it out"));
+        return Err(keys.wrong(key, "asks for a journal, which was left out of this build"));
     }
     keys.finish()?;
     Ok(journal)
@@ -214,9 +229,17 @@ fn exclude(section: &Section<'_>, layout: Layout) -> Result<Vec<String>> {
     Ok(exclude)
 }
 
-/// Refuses two pipelines of one name.
+/// Refuses two pipelines of one name, and those of one source that do not agree on its journal.
 pub(super) fn distinct(file: &str, pipelines: &[Pipeline]) -> Result<()> {
     for (i, later) in pipelines.iter().enumerate() {
+        if let Some(earlier) = pipelines[..i].iter().find(|one| one.src == later.src && one.journal != later.journal) {
+            let (one, other) = (&earlier.name, &later.name);
+            let what = format!(
+                "`{one}` and `{other}` read the same source and share its journal, but say different things about \
+                 `journal`; put it at the top, or make the two equal"
+            );
+            return Err(Error::config(format!("read {file}: {what}")));
+        }
         if pipelines[..i].iter().any(|earlier| earlier.name == later.name) {
             let what = format!("two pipelines are called `{}`; give each a `name` of its own", later.name);
             return Err(Error::config(format!("read {file}: {what}")));

@@ -138,6 +138,7 @@ impl<'a> Attempt<'a> {
             plan = if heal { Plan::Heal { generation } } else { Plan::Load { generation } };
         }
         if let Plan::Load { generation } = plan {
+            pipeline.source.keep(&plan::tail(self.dispatcher.frontier().checkpoint())).await?;
             self.state(State::Snapshot, "the first copy is under way");
             if !load::run(self, generation).await? {
                 return self.drain().await;

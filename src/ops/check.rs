@@ -24,7 +24,7 @@ pub async fn check(config: &Config) -> Vec<Finding> {
         let mut findings = Findings { name: pipeline.name.clone(), list: Vec::new() };
         match Route::open(config, pipeline) {
             Ok(route) => findings.of_route(&route, pipeline).await,
-            Err(error) => findings.of_broken(&error, Wanted { config, pipeline }),
+            Err(error) => findings.of_broken(&error, Wanted::new(config, pipeline)),
         }
         all.extend(findings.list);
     }

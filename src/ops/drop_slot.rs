@@ -25,7 +25,7 @@ pub async fn drop_slot(config: &Config) -> Result<Vec<Dropped>> {
             return Err(Error::config(format!("drop the slot of {name}: a process runs this pipeline; stop it first")));
         }
         // Only the source: a sink that is gone is a good reason to give a pipeline up.
-        for what in open(Wanted { config, pipeline }, Side::Source)?.drop_slot().await? {
+        for what in open(Wanted::new(config, pipeline), Side::Source)?.drop_slot().await? {
             done.push(Dropped { name: name.clone(), what });
         }
     }

@@ -35,7 +35,7 @@ impl Route {
     /// # Errors
     /// Config, with the pipeline's name and side.
     pub fn open(config: &Config, pipeline: &Pipeline) -> Result<Self> {
-        let wanted = Wanted { config, pipeline };
+        let wanted = Wanted::new(config, pipeline);
         if let Some(place) = one_place(wanted).map_err(|error| named(error, config, pipeline))? {
             return Err(named(
                 Error::config(format!(

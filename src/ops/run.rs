@@ -1,5 +1,7 @@
 //! `run`: every configured pipeline until told to stop, each with its control socket. One that must stop stops only itself.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use crate::engine::heal::Tally;
 use crate::engine::pipeline::RepairRequest;
 use crate::engine::status::{Shared, State};
 use crate::error::{Error, Fault, Result};
+use crate::kinds::open::shared::{Reader, is_journaled, leader};
 use crate::ops::control::{Handler, Request, Server};
 use crate::ops::route::Route;
 use crate::ops::view::View;
@@ -21,6 +24,7 @@ use crate::source::Fut;
 /// Pipelines that are about to run.
 pub struct Work {
     routes: Vec<Route>,
+    readers: Vec<Reader>,
     statuses: Vec<(Shared, Duration)>,
 }
 
@@ -30,9 +34,11 @@ impl Work {
     /// # Errors
     /// Config, for the first one that cannot be opened.
     pub fn open(config: &Config) -> Result<Self> {
-        let routes = config.pipelines.iter().map(|pipeline| Route::open(config, pipeline)).collect::<Result<_>>()?;
+        let mut routes =
+            config.pipelines.iter().map(|pipeline| Route::open(config, pipeline)).collect::<Result<Vec<_>>>()?;
+        let readers = share(config, &mut routes)?;
         let statuses = config.pipelines.iter().map(|p| (Shared::new(&p.name), p.lag_budget)).collect();
-        Ok(Self { routes, statuses })
+        Ok(Self { routes, readers, statuses })
     }
 
     /// What each of them says of itself, with its `lag_budget`.
@@ -61,8 +67,30 @@ impl Work {
                 first = Err(error);
             }
         }
+        for reader in self.readers {
+            let stopped = reader.stop().await;
+            first = first.and(stopped);
+        }
         first
     }
+}
+
+/// Puts one reader between a source and all pipelines that name it, where it has a journal.
+fn share(config: &Config, routes: &mut [Route]) -> Result<Vec<Reader>> {
+    let mut readers: BTreeMap<&str, Reader> = BTreeMap::new();
+    for (pipeline, route) in config.pipelines.iter().zip(routes) {
+        let Some(source) = route.source.source.take() else { continue };
+        if !is_journaled(config, pipeline) {
+            route.source.source = Some(source);
+            continue;
+        }
+        let reader = match readers.entry(leader(config, pipeline).name.as_str()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(Reader::new(config, pipeline, source)?),
+        };
+        route.source.source = Some(reader.source(&pipeline.name));
+    }
+    Ok(readers.into_values().collect())
 }
 
 async fn one(

@@ -119,12 +119,12 @@ fn unknown_keys_and_wrong_types_name_line_and_key() {
         ("exclude: ['']\n", "line 3: `exclude` holds an empty prefix, which would leave out everything"),
         ("journal: yes\n", "line 3: `journal` must be a map of keys, found a truth value"),
         (
-            "journal: {enabled: true}\n",
-            "line 3: `enabled` in `journal` asks for a journal, which this version does not have; leave it out",
+            "journal: {enabled: false, ack: journal}\n",
+            "line 3: `ack` in `journal` is `journal`, and `enabled` says that there is none",
         ),
         (
             "journal: {keep: 3h}\n",
-            "line 3: unknown key `keep` in `journal`; known keys are ack, enabled, max_bytes, retain",
+            "line 3: unknown key `keep` in `journal`; known keys are ack, enabled, key, max_bytes, old_keys, retain",
         ),
         ("manage:\n  slots: true\n", "line 4: unknown key `slots` in `manage`; did you mean `slot`?"),
         ("state_dir: ''\n", "line 3: `state_dir` is empty; it must be a directory"),

@@ -76,7 +76,15 @@ fn batch(dice: &mut Dice, number: usize, at: Position) -> Batch {
         let op = [Op::Put, Op::Patch, Op::Delete, Op::Clear][dice.roll(4)];
         let body: Vec<u8> = vec![dice.roll(256) as u8; dice.roll(60)];
         let time = dice.roll(1000) as i64;
-        batch.push_moved(op, dice.roll(2) == 0, table, &[dice.roll(9) as u8], &body, (dice.roll(4) == 0).then_some(b"f"), time);
+        batch.push_moved(
+            op,
+            dice.roll(2) == 0,
+            table,
+            &[dice.roll(9) as u8],
+            &body,
+            (dice.roll(4) == 0).then_some(b"f"),
+            time,
+        );
         if dice.roll(3) == 0 {
             boundary += 1 + dice.roll(3);
             batch.mark(Position::at(format!("{boundary:06}")));

@@ -5,6 +5,11 @@
 
 #[cfg(feature = "postgresql")]
 mod postgresql;
+#[cfg(feature = "journal")]
+pub mod shared;
+#[cfg(not(feature = "journal"))]
+#[path = "unshared.rs"]
+pub mod shared;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 
@@ -33,6 +38,15 @@ pub struct Wanted<'a> {
     pub config: &'a Config,
     /// One of its pipelines.
     pub pipeline: &'a Pipeline,
+    /// The name under which its side is opened: its own, or that of the pipeline whose reader it shares.
+    name: &'a str,
+}
+
+impl<'a> Wanted<'a> {
+    /// A pipeline of a configuration.
+    pub fn new(config: &'a Config, pipeline: &'a Pipeline) -> Self {
+        Self { config, pipeline, name: &pipeline.name }
+    }
 }
 
 /// One side of a pipeline, opened.
@@ -125,6 +139,10 @@ impl Endpoint {
 /// # Errors
 /// Config, with what is wrong with its keys.
 pub fn open(wanted: Wanted<'_>, side: Side) -> Result<Endpoint> {
+    let wanted = match side {
+        Side::Source => Wanted { name: &shared::leader(wanted.config, wanted.pipeline).name, ..wanted },
+        Side::Sink => wanted,
+    };
     let configured = match side {
         Side::Source => &wanted.pipeline.src,
         Side::Sink => &wanted.pipeline.dst,

@@ -16,8 +16,8 @@ use crate::source::{Fut, Source};
 use crate::store::Store;
 
 pub(super) fn options(wanted: Wanted<'_>, keys: &Postgresql) -> Options {
-    let Wanted { config, pipeline } = wanted;
-    let mut options = Options::new(&pipeline.name, keys.conn_string.reveal());
+    let Wanted { config, pipeline, name } = wanted;
+    let mut options = Options::new(name, keys.conn_string.reveal());
     options.change_feed_conn_string = keys.change_feed_conn_string.as_ref().map(|text| text.reveal().to_owned());
     options.auth_mode = match keys.auth_mode {
         AuthMode::ConnString => postgres::AuthMode::Password,
@@ -29,7 +29,7 @@ pub(super) fn options(wanted: Wanted<'_>, keys: &Postgresql) -> Options {
     if let crate::config::Endpoint::Postgresql(source) = &pipeline.src {
         options.tables.clone_from(&source.tables);
     }
-    options.state_dir = config.state_dir.join(&pipeline.name);
+    options.state_dir = config.state_dir.join(name);
     options.memory = config.memory_of_one();
     options.parallel = pipeline.parallel;
     options.manage_slot = pipeline.manage.slot;

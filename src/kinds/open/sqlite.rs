@@ -22,7 +22,7 @@ pub(super) fn open(wanted: Wanted<'_>, keys: &Sqlite, side: Side) -> Result<Endp
         Side::Sink => (None, Some(Arc::new(SqliteSink::open(&options)?) as Arc<dyn Sink>)),
     };
     let place = format!("sqlite {}", options.file().display());
-    let stream = StreamId::new(wanted.pipeline.name.as_str());
+    let stream = StreamId::new(wanted.name);
     let special = Box::new(Backend { options, side, stream });
     Ok(Endpoint {
         kind: Kind::Sqlite,

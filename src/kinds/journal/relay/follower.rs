@@ -11,8 +11,8 @@ use tokio::task::JoinHandle;
 
 use super::hub::Hub;
 use super::ring::Slot;
-use crate::error::{Error, Result};
-use crate::kinds::journal::{Disk, Given, Keys, Reader};
+use crate::error::{Error, Fault, Result};
+use crate::kinds::journal::{Cursor, Disk, Given, Keys, Reader};
 use crate::model::{Batch, Checkpoint, PartitionId, Position};
 use crate::pool::Pool;
 use crate::source::{Fut, Source, Tail};
@@ -65,11 +65,19 @@ impl Follower {
     ///
     /// # Errors
     /// PositionLost, when the journal does not reach back to there, or the source is not as far.
-    pub(super) async fn new(hub: &Arc<Hub>, name: &str, pool: &Pool, journal: &Journal<'_>, from: &Checkpoint) -> Result<Self> {
+    pub(super) async fn new(
+        hub: &Arc<Hub>,
+        name: &str,
+        pool: &Pool,
+        journal: &Journal<'_>,
+        from: &Checkpoint,
+    ) -> Result<Self> {
         let reached = hub.reached();
         // A sink is given what the journal is still to make durable, so after a crash it may be ahead.
         if !reached.covers(from) && !journal.source.head().await?.covers(from) {
-            return Err(Error::position_lost(format!("follow a captured stream from {from}: the source ends before that")));
+            return Err(Error::position_lost(format!(
+                "follow a captured stream from {from}: the source ends before that"
+            )));
         }
         let held = |(partition, position): (&PartitionId, &Position)| {
             let limit = if reached.names(partition) { reached.get(partition) } else { position };
@@ -87,7 +95,12 @@ impl Follower {
             given: from.iter().map(held).collect(),
             had: from.clone(),
         };
-        follower.place = Place::Disk(follower.fall_back().await?);
+        let behind = follower.fall_back().await?;
+        let cursor = Cursor { name: name.to_owned(), sequence: behind.reader.needs(), moved: 0, outrun: false };
+        let disk = Arc::clone(journal.disk);
+        let registered = tokio::task::spawn_blocking(move || cursor.write(&*disk)).await;
+        registered.map_err(|_| Error::bug("register with the journal: it has panicked"))??;
+        follower.place = Place::Disk(behind);
         hub.sink(name, from);
         Ok(follower)
     }
@@ -156,7 +169,7 @@ impl Follower {
         let ended = reading.await;
         self.reading = None;
         let (behind, batch, given) = ended.map_err(|_| Error::bug("read the journal: the reader has panicked"))?;
-        match given? {
+        match given.map_err(lost)? {
             Given::Run => {
                 self.place = Place::Disk(behind);
                 Ok(self.note(&batch)?.then_some(batch))
@@ -175,10 +188,10 @@ impl Follower {
                 };
                 Ok(None)
             }
-            Given::Torn(cut) => Err(Error::corrupt(format!(
+            Given::Torn(cut) => Err(lost(Error::corrupt(format!(
                 "read the journal: segment {} breaks off at byte {}, before what was made durable",
                 cut.segment, cut.at
-            ))),
+            )))),
         }
     }
 
@@ -205,10 +218,21 @@ impl Follower {
         let (disk, keys, given) = (Arc::clone(&self.disk), self.keys.clone(), self.given.clone());
         async move {
             let opened = tokio::task::spawn_blocking(move || Reader::at_checkpoint(disk, keys, &given)).await;
-            let reader = opened.map_err(|_| Error::bug("open the journal for reading: it has panicked"))??;
+            let opened = opened.map_err(|_| Error::bug("open the journal for reading: it has panicked"))?;
+            let reader = opened.map_err(lost)?;
             Ok(Behind { reader, through, then: last + 1 })
         }
     }
+}
+
+/// What is damaged in the journal is lost for those who are not past it, as if the source had forgotten it: it is said, and
+/// healed by difference.
+fn lost(error: Error) -> Error {
+    if error.fault() != Fault::Corrupt {
+        return error;
+    }
+    tracing::error!(%error, "the journal is damaged; nothing of that is applied, the gap is healed by difference");
+    Error::position_lost(error.to_string())
 }
 
 impl Tail for Follower {

@@ -6,6 +6,7 @@ use tokio::sync::watch;
 
 use super::releases::Releases;
 use super::ring::{Ring, Slot};
+use super::trail::Trail;
 use crate::error::{Error, Fault};
 use crate::model::{Batch, Checkpoint};
 
@@ -31,6 +32,7 @@ struct State {
     sequence: u64,
     reached: Checkpoint,
     releases: Releases,
+    trail: Trail,
     end: Option<End>,
     /// Why the journal waits, if it does.
     paused: Option<String>,
@@ -41,8 +43,10 @@ impl Hub {
     /// A hub whose journal ends at this frame, where partitions are here.
     pub(super) fn new(keep: usize, sequence: u64, reached: &Checkpoint, releases: Releases) -> Arc<Self> {
         let release = watch::Sender::new(releases.upto());
-        let state =
-            State { ring: Ring::new(keep), sequence, reached: reached.clone(), releases, end: None, paused: None, closed: false };
+        let mut trail = Trail::default();
+        trail.note(reached, sequence);
+        let (ring, reached) = (Ring::new(keep), reached.clone());
+        let state = State { ring, sequence, reached, releases, trail, end: None, paused: None, closed: false };
         Arc::new(Self { state: Mutex::new(state), news: watch::Sender::new(0), release })
     }
 
@@ -72,6 +76,15 @@ impl Hub {
         }
         self.released();
         self.tell();
+    }
+
+    /// Remembers where the journal is; gives, for each sink that was heard of, the first frame that it still needs, as far
+    /// as that is known.
+    pub(super) fn needs(&self) -> Vec<(String, u64)> {
+        let mut state = self.lock();
+        let State { trail, reached, sequence, releases, .. } = &mut *state;
+        trail.note(reached, *sequence);
+        releases.sinks().filter_map(|(name, upto)| Some((name.to_owned(), trail.needs(upto)?))).collect()
     }
 
     /// A sink is here now.

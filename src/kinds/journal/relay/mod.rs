@@ -20,20 +20,21 @@ mod ring;
 mod scribe;
 #[cfg(test)]
 mod tests;
+mod trail;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
-pub use self::releases::Ack;
 use self::follower::{Follower, Journal};
 use self::hub::Hub;
+pub use self::releases::Ack;
 use self::releases::Releases;
 use self::scribe::Scribe;
-use super::{Disk, Keys, Options, Writer};
+use super::{Disk, Keys, Options, Retention, Writer};
 use crate::error::{Error, Fault, Result};
 use crate::model::{Batch, Checkpoint, Micros, PartitionId, Position, Steps};
 use crate::pool::Pool;
@@ -41,18 +42,22 @@ use crate::source::{Fut, Source, Tail};
 
 /// How a source is relayed.
 pub struct Wanted {
+    /// What the journal is called in metrics.
+    pub name: String,
     /// The streams that follow, by name: until each was heard of, a source with `ack: sink` keeps everything.
     pub names: Vec<String>,
     /// When the source may forget a change.
     pub ack: Ack,
     /// Bytes that captured changes on their way may take.
     pub memory: usize,
-    /// Where the journal is.
-    pub disk: Arc<dyn Disk>,
+    /// Opens the place where the journal is; called once, when there is something to write.
+    pub disk: Box<dyn Fn() -> Result<Arc<dyn Disk>> + Send + Sync>,
     /// How it is written.
     pub options: Box<dyn Fn() -> Options + Send + Sync>,
     /// What it is read with.
     pub keys: Keys,
+    /// How much of the journal is kept.
+    pub retention: Retention,
     /// The time, in microseconds since 1970.
     pub now: fn() -> Micros,
 }
@@ -65,6 +70,7 @@ pub struct Relay {
     source: Arc<dyn Source>,
     wanted: Wanted,
     running: Mutex<Option<Running>>,
+    disk: OnceLock<Arc<dyn Disk>>,
 }
 
 /// A capture that is under way.
@@ -84,36 +90,12 @@ impl Drop for Running {
 impl Relay {
     /// A relay; reads nothing until a source of it is pinned or followed.
     pub fn new(source: Arc<dyn Source>, wanted: Wanted) -> Arc<Self> {
-        Arc::new(Self { source, wanted, running: Mutex::new(None) })
+        Arc::new(Self { source, wanted, running: Mutex::new(None), disk: OnceLock::new() })
     }
 
     /// The source as one stream sees it.
     pub fn source(self: &Arc<Self>, name: &str) -> Arc<dyn Source> {
         Arc::new(Journaled { relay: Arc::clone(self), name: name.to_owned() })
-    }
-
-    /// Goes on where the journal ends, if there is one and nothing is under way; a journal that its source cannot go on
-    /// from is left to the next pin.
-    ///
-    /// # Errors
-    /// What the source says, except for a lost position; and what is wrong with the journal.
-    pub async fn resume(&self) -> Result<()> {
-        let mut running = self.running.lock().await;
-        if self.is_running(&mut running).await? {
-            return Ok(());
-        }
-        let (writer, reached) = self.open().await?;
-        if reached.is_empty() {
-            return Ok(());
-        }
-        match self.begin(writer, &reached).await {
-            Ok(begun) => *running = Some(begun),
-            Err(error) if error.fault() == Fault::PositionLost => {
-                tracing::warn!(%error, "the source does not have what follows the journal's end");
-            }
-            Err(error) => return Err(error),
-        }
-        Ok(())
     }
 
     /// Ends what is under way, once the journal is durable.
@@ -141,13 +123,33 @@ impl Relay {
         }
     }
 
+    /// The journal's folder. It stays ours, lock and all, for as long as the relay lives.
+    fn disk(&self) -> Result<Arc<dyn Disk>> {
+        if let Some(disk) = self.disk.get() {
+            return Ok(Arc::clone(disk));
+        }
+        // Only called under the lock of `running`, so there is nobody who could be faster.
+        let disk = (self.wanted.disk)()?;
+        Ok(Arc::clone(self.disk.get_or_init(|| disk)))
+    }
+
     /// Opens the journal; gives where it ends, too.
     async fn open(&self) -> Result<(Writer, Checkpoint)> {
-        let (disk, options) = (Arc::clone(&self.wanted.disk), (self.wanted.options)());
+        let (disk, options) = (self.disk()?, (self.wanted.options)());
         let opened = tokio::task::spawn_blocking(move || Writer::open(disk, options)).await;
         let (writer, found) = opened.map_err(|_| Error::bug("open the journal: it has panicked"))??;
         if let Some(cut) = found.cut {
-            tracing::warn!(segment = cut.segment, bytes = cut.bytes, "a write to the journal was cut short; what was not whole is gone");
+            tracing::warn!(
+                segment = cut.segment,
+                bytes = cut.bytes,
+                "a write to the journal was cut short; what was not whole is gone"
+            );
+        }
+        if let Some(damage) = found.damage {
+            tracing::error!(
+                damage,
+                "the journal is damaged at its end; that is cut off, and read again from the source if it has it"
+            );
         }
         Ok((writer, found.reached))
     }
@@ -162,7 +164,17 @@ impl Relay {
         let (orders, to_write) = crossbeam_channel::unbounded();
         let (done, written) = crossbeam_channel::bounded(1);
         let gather = if self.wanted.ack == Ack::Journal { Duration::ZERO } else { GATHER };
-        let scribe = Scribe { hub: Arc::clone(&hub), writer, orders: to_write, done, gather, now: self.wanted.now };
+        let scribe = Scribe {
+            name: self.wanted.name.clone(),
+            hub: Arc::clone(&hub),
+            writer,
+            disk: self.disk()?,
+            orders: to_write,
+            done,
+            gather,
+            retention: self.wanted.retention,
+            now: self.wanted.now,
+        };
         scribe.start().map_err(|error| Error::transient("start the journal's thread").because(error))?;
         let capture = tokio::spawn(capture::run(Arc::clone(&self.source), tail, Arc::clone(&hub), orders));
         Ok(Running { hub, capture, written })
@@ -219,7 +231,8 @@ impl Relay {
         let mut own = from.clone();
         own.retain(|partition: &PartitionId| !partition.is_engine());
         let hub = self.ensure(&own).await?;
-        let journal = Journal { source: &*self.source, disk: &self.wanted.disk, keys: &self.wanted.keys };
+        let disk = self.disk.get().ok_or_else(|| Error::bug("follow a journal that was not opened"))?;
+        let journal = Journal { source: &*self.source, disk, keys: &self.wanted.keys };
         Ok(Box::new(Follower::new(&hub, name, pool, &journal, &own).await?))
     }
 
@@ -261,6 +274,14 @@ impl Source for Journaled {
 
     fn repin(&self) -> Fut<'_, Checkpoint> {
         Box::pin(self.relay.pin(true))
+    }
+
+    fn keep<'a>(&'a self, from: &'a Checkpoint) -> Fut<'a, ()> {
+        Box::pin(async move {
+            let hub = self.relay.ensure(from).await?;
+            hub.sink(&self.name, from);
+            Ok(())
+        })
     }
 
     fn tail<'a>(&'a self, from: &'a Checkpoint, pool: &'a Pool) -> Fut<'a, Box<dyn Tail>> {

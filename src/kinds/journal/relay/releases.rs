@@ -43,6 +43,11 @@ impl Releases {
         *known = Some(upto.clone());
     }
 
+    /// Sinks that were heard of, and how far they are.
+    pub fn sinks(&self) -> impl Iterator<Item = (&str, &Checkpoint)> {
+        self.sinks.iter().filter_map(|(name, upto)| Some((name.as_str(), upto.as_ref()?)))
+    }
+
     /// The journal is here now.
     pub fn durable(&mut self, upto: &Checkpoint) {
         self.durable.clone_from(upto);

@@ -55,7 +55,10 @@ impl Ring {
 
     /// The journal holds everything up to this number.
     pub fn settle(&mut self, upto: u64) {
-        assert!(upto >= self.durable && upto <= self.last(), "the journal holds what it was given, and does not lose it");
+        assert!(
+            upto >= self.durable && upto <= self.last(),
+            "the journal holds what it was given, and does not lose it"
+        );
         self.durable = upto;
         let held = usize::try_from((self.durable + 1).saturating_sub(self.first)).unwrap_or(usize::MAX);
         for _ in self.keep..held {

@@ -8,28 +8,52 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use metrics::gauge;
 
 use super::hub::Hub;
 use crate::error::{Fault, Result};
-use crate::kinds::journal::Writer;
+use crate::kinds::journal::{Cursor, Disk, Held, Holder, Retention, Writer};
 use crate::model::{Batch, Micros};
+use crate::telemetry::names;
 
 /// LIMIT: how often a full disk is tried again.
 const FULL_PAUSE: Duration = Duration::from_secs(1);
+
+/// LIMIT: how often it is written down what sinks need. Frames of so long are kept for nothing, and read again for nothing
+/// after a restart.
+const TIDY_EVERY: Duration = Duration::from_secs(5);
 
 /// A batch that is to be written, with its number.
 pub(super) type Order = (u64, Arc<Batch>);
 
 /// One thread that writes until its orders end or the disk fails.
 pub(super) struct Scribe {
+    pub(super) name: String,
     pub(super) hub: Arc<Hub>,
     pub(super) writer: Writer,
+    pub(super) disk: Arc<dyn Disk>,
     pub(super) orders: Receiver<Order>,
     /// Where the writer goes when the orders have ended, for the next capture.
     pub(super) done: Sender<Result<Writer>>,
     /// How long what was written may wait for its fsync, so that more comes together.
     pub(super) gather: Duration,
+    pub(super) retention: Retention,
     pub(super) now: fn() -> Micros,
+}
+
+fn who(held: &Held) -> String {
+    match &held.by {
+        Holder::Reader(name) => format!("stream {name}"),
+        Holder::Snapshot(number) => format!("snapshot {number}"),
+    }
+}
+
+/// Nothing, where the disk is full.
+fn pass_full<T>(result: Result<T>) -> Result<Option<T>> {
+    match result {
+        Err(error) if error.fault() == Fault::Transient => Ok(None),
+        result => result.map(Some),
+    }
 }
 
 impl Scribe {
@@ -50,12 +74,16 @@ impl Scribe {
     fn run(mut self) -> Result<Writer> {
         // When the oldest batch came that has not been made durable.
         let mut since: Option<Instant> = None;
-        let mut last = None;
+        let (mut last, mut tidied) = (None, Instant::now());
         loop {
             let order = match since {
-                None => self.orders.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                None => self.orders.recv_timeout(TIDY_EVERY.saturating_sub(tidied.elapsed())),
                 Some(since) => self.orders.recv_timeout(self.gather.saturating_sub(since.elapsed())),
             };
+            if tidied.elapsed() >= TIDY_EVERY {
+                self.tidy()?;
+                tidied = Instant::now();
+            }
             match order {
                 Ok((number, batch)) => {
                     self.append(&batch)?;
@@ -76,6 +104,26 @@ impl Scribe {
                 since = None;
             }
         }
+    }
+
+    /// Writes down what each sink still needs, and removes what nobody does. A disk that is full is no reason to stop.
+    fn tidy(&self) -> Result<()> {
+        let now = (self.now)();
+        for (name, sequence) in self.hub.needs() {
+            let known = Cursor::of(&*self.disk, &name)?;
+            if known.is_none_or(|known| known.sequence < sequence) {
+                pass_full(Cursor { name, sequence, moved: now, outrun: false }.write(&*self.disk))?;
+            }
+        }
+        let Some(done) = pass_full(self.writer.retain(&self.retention, now))? else { return Ok(()) };
+        for held in &done.held {
+            tracing::warn!(by = %who(held), bytes = done.bytes, "the journal keeps more than it should, because it is needed");
+        }
+        for outrun in &done.outrun {
+            tracing::error!(by = %who(outrun), "the journal is at max_bytes and lets go of what is still needed: a gap, healed by difference");
+        }
+        gauge!(names::JOURNAL_BYTES, "journal" => self.name.clone()).set(done.bytes as f64);
+        Ok(())
     }
 
     /// Takes a batch; when as much waits as may, makes that durable first.

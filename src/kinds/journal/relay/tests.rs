@@ -131,13 +131,16 @@ impl Tail for Counting {
 }
 
 fn relay(source: &Numbers, disk: &Faulty, ack: Ack, names: &[&str]) -> Arc<Relay> {
+    let disk: Arc<dyn Disk> = Arc::new(disk.clone());
     let wanted = Wanted {
+        name: "numbers".into(),
         names: names.iter().map(|name| (*name).to_owned()).collect(),
         ack,
         memory: 1 << 20,
-        disk: Arc::new(disk.clone()),
+        disk: Box::new(move || Ok(Arc::clone(&disk))),
         options: Box::new(|| Options::new("numbers")),
         keys: Keys::default(),
+        retention: Retention { bytes: u64::MAX, age: 1_000_000, outrun: true },
         now: || 1,
     };
     Relay::new(Arc::new(source.clone()), wanted)
