@@ -74,7 +74,7 @@ impl Follower {
     ) -> Result<Self> {
         let reached = hub.reached();
         // A sink is given what the journal is still to make durable, so after a crash it may be ahead.
-        if !reached.covers(from) && !journal.source.head().await?.covers(from) {
+        if !reached.covers(from) && !journal.source.reaches(from).await? {
             return Err(Error::position_lost(format!(
                 "follow a captured stream from {from}: the source ends before that"
             )));

@@ -28,6 +28,8 @@ pub(super) struct Hub {
 
 struct State {
     ring: Ring,
+    /// What the source gives it can give again.
+    repeats: bool,
     /// The journal's last durable frame, and where partitions are there.
     sequence: u64,
     reached: Checkpoint,
@@ -41,12 +43,18 @@ struct State {
 
 impl Hub {
     /// A hub whose journal ends at this frame, where partitions are here.
-    pub(super) fn new(keep: usize, sequence: u64, reached: &Checkpoint, releases: Releases) -> Arc<Self> {
+    pub(super) fn new(
+        keep: usize,
+        sequence: u64,
+        reached: &Checkpoint,
+        releases: Releases,
+        repeats: bool,
+    ) -> Arc<Self> {
         let release = watch::Sender::new(releases.upto());
         let mut trail = Trail::default();
         trail.note(reached, sequence);
         let (ring, reached) = (Ring::new(keep), reached.clone());
-        let state = State { ring, sequence, reached, releases, trail, end: None, paused: None, closed: false };
+        let state = State { ring, repeats, sequence, reached, releases, trail, end: None, paused: None, closed: false };
         Arc::new(Self { state: Mutex::new(state), news: watch::Sender::new(0), release })
     }
 
@@ -121,7 +129,10 @@ impl Hub {
     /// What is there under a number; an error once all that came was given and the capture has ended.
     pub(super) fn get(&self, number: u64) -> Result<Slot, Error> {
         let state = self.lock();
-        match (state.ring.get(number), &state.end) {
+        // A source that does not repeat itself is repeated by the journal, so nothing is given that it does not hold.
+        let held = state.repeats || number <= state.ring.durable();
+        let slot = if held { state.ring.get(number) } else { Slot::Coming };
+        match (slot, &state.end) {
             (Slot::Coming, Some(end)) => Err(Error::new(end.fault, end.text.clone())),
             (slot, _) => Ok(slot),
         }

@@ -160,10 +160,11 @@ impl Relay {
         let tail = self.source.tail(from, &pool).await?;
         let names = self.wanted.names.iter().map(String::as_str);
         let releases = Releases::new(self.wanted.ack, names, writer.reached());
-        let hub = Hub::new(pool.count() / 2, writer.durable(), &writer.reached(), releases);
+        let hub = Hub::new(pool.count() / 2, writer.durable(), &writer.reached(), releases, self.source.repeats());
         let (orders, to_write) = crossbeam_channel::unbounded();
         let (done, written) = crossbeam_channel::bounded(1);
-        let gather = if self.wanted.ack == Ack::Journal { Duration::ZERO } else { GATHER };
+        let awaited = self.wanted.ack == Ack::Journal || !self.source.repeats();
+        let gather = if awaited { Duration::ZERO } else { GATHER };
         let scribe = Scribe {
             name: self.wanted.name.clone(),
             hub: Arc::clone(&hub),

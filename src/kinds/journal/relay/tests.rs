@@ -28,6 +28,7 @@ struct State {
     opened: Vec<u64>,
     failing: bool,
     strained: bool,
+    unsteady: bool,
 }
 
 const LONG: Duration = Duration::from_secs(20);
@@ -86,6 +87,10 @@ impl Source for Numbers {
             self.with(|state| state.opened.push(from));
             Ok(Box::new(Counting { numbers: self.clone(), at: from, pool: pool.clone() }) as Box<dyn Tail>)
         })
+    }
+
+    fn repeats(&self) -> bool {
+        !self.with(|state| state.unsteady)
     }
 
     fn strained(&self) -> bool {
@@ -360,4 +365,20 @@ async fn an_fsync_that_failed_ends_the_stream_and_is_not_tried_over() {
     source.write(1);
     assert_eq!(fault(a.as_mut()).await, Fault::Config);
     assert!(source.with(|state| state.released) <= 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_source_would_not_give_again_is_given_to_nobody_before_the_journal_has_it() {
+    let (source, disk) = (Numbers::new(), Faulty::default());
+    source.with(|state| state.unsteady = true);
+    let relay = relay(&source, &disk, Ack::Sink, &["a"]);
+    let mut a = relay.source("a").tail(&at(0), &pool()).await.unwrap();
+    source.write(3);
+    take(a.as_mut(), 0, 3).await;
+    disk.room(Some(0));
+    source.write(1);
+    let early = tokio::time::timeout(Duration::from_millis(300), a.next()).await;
+    assert!(early.is_err(), "it was given although the journal does not have it");
+    disk.room(None);
+    take(a.as_mut(), 3, 4).await;
 }
