@@ -37,7 +37,7 @@ impl Fixture {
     }
 
     async fn pin(&self) -> Result<pin::Pin, Error> {
-        pin::pin(&self.endpoint, &self.options, &names(&["a"])).await
+        pin::pin(&self.endpoint, &self.options, &names(&["a"]), false).await
     }
 
     async fn client(&self) -> Client {
@@ -201,7 +201,7 @@ async fn a_slot_whose_log_was_removed_is_seen_and_replaced_by_the_next_pin() {
     let options = Options::new("small", server.url("postgres"));
     let endpoint = Endpoint::new(&options).unwrap();
     server.psql("postgres", "create table a (id int primary key, v text)");
-    let first = pin::pin(&endpoint, &options, &names(&["a"])).await.unwrap();
+    let first = pin::pin(&endpoint, &options, &names(&["a"]), false).await.unwrap();
     let client = endpoint.session(&Session::ADMIN).await.unwrap();
     let deadline = Instant::now() + Duration::from_secs(60);
     let state = loop {
@@ -215,7 +215,7 @@ async fn a_slot_whose_log_was_removed_is_seen_and_replaced_by_the_next_pin() {
         assert!(Instant::now() < deadline, "{state:?}");
     };
     assert_eq!(state.wal_status.as_deref(), Some("lost"));
-    let second = pin::pin(&endpoint, &options, &names(&["a"])).await.unwrap();
+    let second = pin::pin(&endpoint, &options, &names(&["a"]), false).await.unwrap();
     assert!(second.made_slot && second.at > first.at);
     let state = slot::inspect(&client, &options.slot()).await.unwrap().unwrap();
     assert!(state.dead().is_none() && state.retained.is_some(), "{state:?}");
@@ -259,7 +259,7 @@ async fn what_may_not_be_made_is_printed_as_statements_that_work() {
     let error = publication::ensure(&client, &name, &tables, false).await.unwrap_err();
     assert_eq!(error.fault(), Fault::Config);
     let unmanaged = Options { manage_slot: false, manage_publication: false, ..f.options.clone() };
-    assert!(pin::pin(&f.endpoint, &unmanaged, &tables).await.is_err());
+    assert!(pin::pin(&f.endpoint, &unmanaged, &tables, false).await.is_err());
     assert_eq!(f.psql("select count(*) from pg_publication"), "0", "P8: nothing may have been made");
     let role = format!("{}_weak", f.database);
     f.psql(&format!("create role {role} login replication password 'planted-weak'; grant select on a to {role}"));
@@ -267,14 +267,14 @@ async fn what_may_not_be_made_is_printed_as_statements_that_work() {
         format!("host=127.0.0.1 port={} dbname={} user={role} password=planted-weak", pg::primary().port, f.database);
     let weak = Options::new(f.options.stream.clone(), conn_string);
     let endpoint = Endpoint::new(&weak).unwrap();
-    let error = pin::pin(&endpoint, &weak, &tables).await.unwrap_err().to_string();
+    let error = pin::pin(&endpoint, &weak, &tables, false).await.unwrap_err().to_string();
     let statement = error.split("run as the owner of the tables: ").nth(1).expect(&error);
     f.psql(statement);
-    pin::pin(&endpoint, &weak, &tables).await.unwrap();
+    pin::pin(&endpoint, &weak, &tables, false).await.unwrap();
     let slot_statement = slot::statement(&f.options.slot());
     slot::drop(&client, &f.options.slot()).await.unwrap();
     f.psql(&slot_statement);
-    assert!(!pin::pin(&f.endpoint, &unmanaged, &tables).await.unwrap().made_slot);
+    assert!(!pin::pin(&f.endpoint, &unmanaged, &tables, false).await.unwrap().made_slot);
     f.psql(&format!("drop owned by {role}; drop role {role}"));
 }
 

@@ -1,5 +1,7 @@
 //! The claims, small in `make test` and at full size in `make prove`.
 
+#[cfg(all(feature = "journal", feature = "postgresql", feature = "sqlite"))]
+mod fanout;
 #[cfg(all(feature = "postgresql", feature = "sqlite"))]
 mod kills;
 #[cfg(feature = "postgresql")]

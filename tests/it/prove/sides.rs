@@ -65,7 +65,7 @@ impl Side {
     }
 
     /// Statements that put a key as Teleport does.
-    fn put(&self, key: &str, value: &str, n: u64) -> String {
+    pub fn put(&self, key: &str, value: &str, n: u64) -> String {
         let revision = uuid(n);
         match self {
             Self::Sqlite(_) => format!(

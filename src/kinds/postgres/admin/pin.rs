@@ -41,14 +41,17 @@ impl Pin {
 }
 
 /// Makes publication and slot, if they are missing or of no use, and takes a pin. `tables` are the replicated tables, each
-/// of which has a usable key.
-pub async fn pin(endpoint: &Endpoint, options: &Options, tables: &[TableName]) -> Result<Pin> {
+/// of which has a usable key. `followed`: a tail of this very source reads the slot, as it may.
+pub async fn pin(endpoint: &Endpoint, options: &Options, tables: &[TableName], followed: bool) -> Result<Pin> {
     let client = endpoint.session(&Session::ADMIN).await?;
     publication::ensure(&client, &options.publication(), tables, options.manage_publication).await?;
     let mut conn = endpoint.replication().await?;
     let identity = head::identify(&mut conn).await?;
     let name = options.slot();
-    let state = slot::inspect(&client, &name).await?;
+    let mut state = slot::inspect(&client, &name).await?;
+    if let Some(state) = state.as_mut().filter(|_| followed) {
+        state.user = state.user.take().filter(|(_, user)| user.as_deref() != Some(endpoint.application_name()));
+    }
     let keep = usable(state.as_ref(), &name, &identity, endpoint)?;
     if !keep {
         if !options.manage_slot {

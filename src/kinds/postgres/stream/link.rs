@@ -121,6 +121,12 @@ impl Link {
         self.state().deserted
     }
 
+    /// Whether a tail takes what comes, and more will come.
+    pub(super) fn is_followed(&self) -> bool {
+        let state = self.state();
+        !(state.deserted || state.ended || state.closed)
+    }
+
     /// Whether the tail waits for frames and none is on its way.
     pub(super) fn is_idle(&self) -> bool {
         let state = self.state();

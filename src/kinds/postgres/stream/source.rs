@@ -101,7 +101,8 @@ impl PostgresSource {
             found.all()?.into_iter().map(|shape| TableName::new(shape.schema, shape.name)).collect()
         };
         drop(client);
-        let pin = pin::pin(&self.feed, &self.options, &names).await?;
+        let followed = self.watch.link().is_some_and(|link| link.is_followed());
+        let pin = pin::pin(&self.feed, &self.options, &names, followed).await?;
         self.watch.pinned(&names).await;
         let checkpoint = pin.checkpoint(&self.options.slot());
         *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = Some(pin.identity);
