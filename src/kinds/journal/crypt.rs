@@ -232,7 +232,14 @@ mod tests {
         for text in [&hex, &hex.to_uppercase(), base64, base64.trim_end_matches('='), &urlsafe, &format!(" {hex}\n")] {
             assert_eq!(Key::parse(text).unwrap().id(), id, "{text}");
         }
-        for text in ["", "planted-key", &hex[1..], &hex.replace('f', "g"), &base64[1..], "+gMMFR4nMDlCS1RdZm94gYqTnKWut8DJ0tvk7fb/CBF="] {
+        for text in [
+            "",
+            "planted-key",
+            &hex[1..],
+            &hex.replace('f', "g"),
+            &base64[1..],
+            "+gMMFR4nMDlCS1RdZm94gYqTnKWut8DJ0tvk7fb/CBF=",
+        ] {
             let error = Key::parse(text).unwrap_err().to_string();
             assert!(!error.contains("planted") && error.contains("hexadecimal"), "{error}");
         }

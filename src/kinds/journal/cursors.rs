@@ -127,7 +127,9 @@ fn file_name(name: &str) -> Result<String> {
         }
     }
     if name.is_empty() || out.len() > NAME_MAX {
-        return Err(Error::config(format!("register a reader of the journal: {name:?} is no name of 1 to {NAME_MAX} bytes")));
+        return Err(Error::config(format!(
+            "register a reader of the journal: {name:?} is no name of 1 to {NAME_MAX} bytes"
+        )));
     }
     Ok(out + ENDING)
 }

@@ -257,7 +257,11 @@ fn a_failed_fsync_or_write_ends_the_writer_for_good() {
         writer.append(&one(0), 0).unwrap();
         writer.commit().unwrap();
         writer.append(&one(1), 0).unwrap();
-        if fsync { faulty.fail(true) } else { faulty.break_writes(true) }
+        if fsync {
+            faulty.fail(true)
+        } else {
+            faulty.break_writes(true)
+        }
         assert_eq!(writer.commit().unwrap_err().fault(), Fault::Config);
         faulty.fail(false);
         faulty.break_writes(false);

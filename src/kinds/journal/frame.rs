@@ -132,8 +132,7 @@ mod tests {
         let key = key.then(|| Key::new(&[7; KEY]));
         let id = key.as_ref().map(Key::id);
         let keys = key.map_or_else(Keys::default, Keys::new);
-        let head =
-            SegmentHead { lineage: "l".into(), first: 1, made: 0, key: id, salt: [3; 16], previous: [0; 16] };
+        let head = SegmentHead { lineage: "l".into(), first: 1, made: 0, key: id, salt: [3; 16], previous: [0; 16] };
         let bytes = head.encode().unwrap();
         let mut out = Vec::new();
         let mut sealer = Sealer::new(&head, &bytes, &keys).unwrap();

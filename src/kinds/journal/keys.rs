@@ -50,7 +50,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("key");
         let id = Key::new(&[0x6b; KEY]).id();
-        for content in [vec![0x6b; KEY], "6b".repeat(KEY).into_bytes(), format!("{}\n", "6B".repeat(KEY)).into_bytes()] {
+        for content in [vec![0x6b; KEY], "6b".repeat(KEY).into_bytes(), format!("{}\n", "6B".repeat(KEY)).into_bytes()]
+        {
             std::fs::write(&path, content).unwrap();
             assert_eq!(Key::from_file(&path).unwrap().id(), id);
         }

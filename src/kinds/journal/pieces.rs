@@ -75,8 +75,7 @@ impl Piece {
         }
         let marks = &batch.marks()[self.marks.clone()];
         let middle = self.marks.start + marks.partition_point(|mark| mark.changes <= end);
-        let front =
-            Self { rows: self.rows.start..end, marks: self.marks.start..middle, base: self.base.clone() };
+        let front = Self { rows: self.rows.start..end, marks: self.marks.start..middle, base: self.base.clone() };
         self.base = front.end(batch);
         self.rows.start = end;
         self.marks.start = middle;

@@ -64,7 +64,16 @@ impl Segment {
         let file = disk.open(&name).map_err(|error| unreadable(&name, error))?;
         let Some((head, bytes)) = read_head(&*file, &name, first)? else { return Ok(None) };
         let opener = Opener::new(head, &bytes, keys)?;
-        Ok(Some(Self { file, name, opener, at: bytes.len() as u64, next: first, window: Vec::new(), start: 0, ahead: WINDOW }))
+        Ok(Some(Self {
+            file,
+            name,
+            opener,
+            at: bytes.len() as u64,
+            next: first,
+            window: Vec::new(),
+            start: 0,
+            ahead: WINDOW,
+        }))
     }
 
     /// As [`Segment::open`], to [`Segment::skim`] only, which needs no key.
@@ -89,6 +98,11 @@ impl Segment {
     /// The name of the file.
     pub(super) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Bytes that its buffer holds on to.
+    pub(super) fn held(&self) -> usize {
+        self.window.capacity()
     }
 
     /// Where the next frame begins.
@@ -124,7 +138,8 @@ impl Segment {
             (Look::End, None) if settled < self.next => Ok(Found::End),
             (Look::End, Some(first)) if first == self.next => Ok(Found::Next),
             (Look::End, None) => {
-                Err(self.damage(&format!("it ends before frame {}, and frames up to {settled} were durable", self.next)))
+                Err(self
+                    .damage(&format!("it ends before frame {}, and frames up to {settled} were durable", self.next)))
             }
             (Look::End, Some(first)) => Err(self.hole(disk, first)),
             (Look::Broken, None) if settled < self.next => self.judge(),
