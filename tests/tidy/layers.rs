@@ -176,7 +176,9 @@ fn is_pure(path: &str) -> bool {
         "bridge.rs",
         "log.rs",
         "format.rs",
+        "codec.rs",
         "records.rs",
+        "pieces.rs",
         "crypt.rs",
         "frame.rs",
     ];

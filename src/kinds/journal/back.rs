@@ -96,6 +96,11 @@ impl Back {
         Ok(Some(last))
     }
 
+    /// Bytes that its buffers hold on to.
+    pub(super) fn held(&self) -> usize {
+        self.spare.bytes.capacity() + self.group.as_ref().map_or(0, |group| group.bytes.capacity())
+    }
+
     /// Whether an fsync has failed.
     pub(super) fn is_dead(&self) -> bool {
         self.dead

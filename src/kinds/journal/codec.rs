@@ -5,7 +5,7 @@
 //! record   = kind: u8, then
 //!   0 run       run                                     changes of a tail: a batch or a piece of one
 //!   1 page      snapshot: u64  run                      items of a scan
-//!   2 standing  places  latest: i64  next: u64  count: u32  snapshot*count
+//!   2 standing  places  latest: i64  last: u64  count: u32  snapshot*count
 //!   3 gap       at: i64  why: text  places              what follows does not join on to these
 //!   4 forgot    places                                  ended partitions that nobody asks for any more
 //!   5 began     snapshot: u64  at: i64  places          the head when a scan began
@@ -19,12 +19,12 @@
 //!            extra: option of bytes                     the older key, or with steps = 2 the cursor
 //! places   = count: u32  (partition: text  position)*count
 //! position = form: u8 (0 start, 1 at, 2 end)  at: bytes  ordinal: u64
-//! snapshot = id began: u64  began_at: i64  ended: u64  ended_at: i64      a whole one; sequences and times
+//! snapshot = id began: u64  began_at: i64  ended: u64  ended_at: i64      sequences and times; ended 0: not yet
 //! text, bytes = u64 length and the bytes; bool = u8; option = u8 0, or 1 and the value; little endian, fixed width
 //! ```
 //!
-//! The first record of each segment is a `standing`: how far each partition is, the latest commit time so far, the id of
-//! the next snapshot, and the whole snapshots there are. So the newest segment alone tells how far the journal
+//! The first record of each segment is a `standing`: how far each partition is, the latest commit time so far, the number of
+//! the last snapshot, and the snapshots there are. So the newest segment alone tells how far the journal
 //! reaches, and the first frames of all segments are the index by position and by time.
 //!
 //! Nothing is allocated by a number that the bytes merely claim, and no input is a panic. Pure.

@@ -86,7 +86,10 @@ impl Folder {
         let folder = Self { path: path.to_owned(), lock: Some(Arc::new(lock)) };
         for name in folder.names().map_err(refused)? {
             // A link is open to all, and no file of ours is one.
-            if open(std::fs::symlink_metadata(path.join(&name))).map_err(refused)? {
+            let found = open(std::fs::symlink_metadata(path.join(&name)));
+            // A reader in another process may write its place anew meanwhile.
+            let gone = found.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+            if !gone && found.map_err(refused)? {
                 return Err(Error::config(format!("{}: others may use its file {name}; run chmod 600 on it", what())));
             }
         }

@@ -84,6 +84,11 @@ impl Front {
         &self.standing
     }
 
+    /// Bytes that its buffers hold on to.
+    pub(super) fn held(&self) -> usize {
+        self.records.capacity() + self.waiting.bytes.capacity()
+    }
+
     /// Sequence of the last frame that anything was taken into.
     pub(super) fn last(&self) -> u64 {
         if self.records.is_empty() { self.next - 1 } else { self.next }

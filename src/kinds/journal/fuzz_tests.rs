@@ -213,6 +213,9 @@ fn damage(disk: &Faulty, older: &Faulty, dice: &mut Dice) -> String {
     let Some(first) = dice.pick(&firsts) else { return "nothing is left".into() };
     let name = segment_name(*first);
     let mut bytes = disk.bytes(&name);
+    if bytes.is_empty() {
+        return "nothing is left in it".into();
+    }
     let at = dice.roll(bytes.len());
     let to = at + dice.roll(bytes.len() - at) + usize::from(at < bytes.len());
     let frames = borders(&bytes);
@@ -222,16 +225,7 @@ fn damage(disk: &Faulty, older: &Faulty, dice: &mut Dice) -> String {
         1 => bytes.truncate(dice.pick(&frames).copied().unwrap_or(at)),
         2 => bytes[at] ^= 1 << dice.roll(8),
         3 => bytes[at..to].fill(dice.roll(2) as u8),
-        4 => {
-            // A frame is gone, or stands twice.
-            let index = dice.roll(frames.len());
-            let Some(begin) = frames.get(index).copied() else { return "no frame".into() };
-            let end = frames.get(index + 1).copied().unwrap_or(bytes.len());
-            let frame: Vec<u8> = bytes.drain(begin..end).collect();
-            if dice.roll(2) == 0 {
-                bytes.splice(begin..begin, frame.repeat(2));
-            }
-        }
+        4 => move_frame(&mut bytes, &frames, dice),
         5 => {
             let garbage: Vec<u8> = (0..1 + dice.roll(3 * FRAME)).map(|_| dice.roll(256) as u8).collect();
             bytes.extend(garbage);
@@ -263,25 +257,38 @@ fn damage(disk: &Faulty, older: &Faulty, dice: &mut Dice) -> String {
             let place = dice.roll(bytes.len());
             bytes.splice(place..place, piece);
         }
-        _ => {
-            let names = disk.names().unwrap();
-            if !names.contains(&"mark".to_owned()) {
-                return "no mark".into();
-            }
-            match dice.roll(3) {
-                0 => disk.remove("mark").unwrap(),
-                1 if older.names().unwrap().contains(&"mark".to_owned()) => disk.put("mark", older.bytes("mark")),
-                _ => {
-                    let mut mark = disk.bytes("mark");
-                    mark[dice.roll(36)] ^= 1 << dice.roll(8);
-                    disk.put("mark", mark);
-                }
-            }
-            return "mark".into();
-        }
+        _ => return damage_mark(disk, older, dice),
     }
     disk.put(&name, bytes);
     format!("{what} {name} {at}..{to}")
+}
+
+/// A frame is gone, or stands twice.
+fn move_frame(bytes: &mut Vec<u8>, frames: &[usize], dice: &mut Dice) {
+    let index = dice.roll(frames.len());
+    let Some(begin) = frames.get(index).copied() else { return };
+    let end = frames.get(index + 1).copied().unwrap_or(bytes.len());
+    let frame: Vec<u8> = bytes.drain(begin..end).collect();
+    if dice.roll(2) == 0 {
+        bytes.splice(begin..begin, frame.repeat(2));
+    }
+}
+
+fn damage_mark(disk: &Faulty, older: &Faulty, dice: &mut Dice) -> String {
+    let has = |disk: &Faulty| disk.names().unwrap().contains(&"mark".to_owned());
+    if !has(disk) {
+        return "no mark".into();
+    }
+    match dice.roll(3) {
+        0 => disk.remove("mark").unwrap(),
+        1 if has(older) => disk.put("mark", older.bytes("mark")),
+        _ => {
+            let mut mark = disk.bytes("mark");
+            mark[dice.roll(36)] ^= 1 << dice.roll(8);
+            disk.put("mark", mark);
+        }
+    }
+    "mark".into()
 }
 
 /// What must hold of a damaged journal. `marked`: the mark is as it was.

@@ -22,6 +22,8 @@ mod frame;
 mod front;
 #[cfg(test)]
 mod fuzz_tests;
+#[cfg(test)]
+mod golden_tests;
 mod inspect;
 #[cfg(test)]
 mod keep_tests;

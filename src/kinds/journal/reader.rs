@@ -113,6 +113,11 @@ impl Reader {
         if self.is_idle() { self.next } else { self.next - 1 }
     }
 
+    /// Bytes that its buffers hold on to.
+    pub fn held(&self) -> usize {
+        self.records.capacity() + self.segment.as_ref().map_or(0, Segment::held)
+    }
+
     fn is_idle(&self) -> bool {
         self.run.is_none() && self.used == self.records.len()
     }

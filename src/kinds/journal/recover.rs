@@ -104,10 +104,10 @@ fn refuse_other(disk: &dyn Disk, lineage: &str) -> Result<()> {
     Ok(())
 }
 
-/// Removes files that a crash left before they got their names.
+/// Removes segments that a crash left before they got their names.
 fn remove_unnamed(disk: &dyn Disk) -> Result<()> {
     let names = disk.names().map_err(|error| unreadable("folder", error))?;
-    for name in names.iter().filter(|name| name.ends_with(".new")) {
+    for name in names.iter().filter(|name| name.ends_with(".segment.new")) {
         disk.remove(name).map_err(|error| unreadable(name, error))?;
     }
     Ok(())

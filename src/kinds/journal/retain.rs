@@ -96,7 +96,8 @@ impl Writer {
             snapshots.retain(|snapshot| snapshot.began >= segment.first);
             let needed = if too_much { newest(&snapshots) } else { as_of(&snapshots, horizon) };
             let holders = holders(&readers, needed, segment.next);
-            if !holders.is_empty() && !(too_much && retention.outrun) {
+            let outruns = too_much && retention.outrun;
+            if !holders.is_empty() && !outruns {
                 done.held = holders;
                 break;
             }

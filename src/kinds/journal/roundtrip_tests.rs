@@ -24,7 +24,7 @@ fn table(name: &str, shape: &[u8]) -> Arc<Table> {
 }
 
 /// A tail's batches, one of each form.
-fn tail() -> Vec<Batch> {
+pub(super) fn tail() -> Vec<Batch> {
     let mut all = Vec::new();
     // The pin: nothing happened up to here, without a mark.
     all.push(begin("pg/7/1/s", place(1), Steps::Ordinal));
@@ -80,7 +80,7 @@ fn tail() -> Vec<Batch> {
 }
 
 /// Pages of a scan, by key and by cursor, the last of each at its end.
-fn pages() -> Vec<Batch> {
+pub(super) fn pages() -> Vec<Batch> {
     let mut by_key = begin("!snapshot/1//..", Position::Start, Steps::Key);
     let kv = by_key.table(&Arc::default());
     by_key.push(Op::Put, false, kv, b"/a", b"1", 0);

@@ -188,7 +188,9 @@ fn nobody_crosses_a_gap_without_being_told() {
     writer.commit().unwrap();
     let from = |a: Option<u32>, b: u32| {
         let mut from = at("b", place(b));
-        a.map(|a| from.advance(&PartitionId::new("a"), &place(a)));
+        if let Some(a) = a {
+            from.advance(&PartitionId::new("a"), &place(a));
+        }
         from
     };
     let read = |from: &Checkpoint| match Reader::at_checkpoint(disk(&faulty), keys(None), from) {

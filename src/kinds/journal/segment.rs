@@ -100,6 +100,11 @@ impl Segment {
         &self.name
     }
 
+    /// Bytes that its buffer holds on to.
+    pub(super) fn held(&self) -> usize {
+        self.window.capacity()
+    }
+
     /// Where the next frame begins.
     pub(super) fn at(&self) -> u64 {
         self.at

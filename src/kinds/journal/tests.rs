@@ -405,6 +405,77 @@ fn a_frame_is_packed_where_that_costs_nothing() {
 }
 
 #[test]
+fn one_large_change_is_not_held_for_ever() {
+    const LARGE: usize = 20 << 20;
+    let faulty = Faulty::default();
+    let writer = open(&faulty, Options { waiting_bytes: 1 << 20, pack: Pack::Never, ..options(1 << 30, Some(7)) });
+    let change = |number: u32, bytes: usize| {
+        let mut batch = Batch::unpooled();
+        batch.begin(&partition(), place(number), Steps::Ordinal);
+        let table = batch.table(&Arc::default());
+        batch.push(Op::Put, false, table, b"k", &vec![7; bytes], 0);
+        batch.mark(place(number + 1));
+        batch
+    };
+    for (number, bytes) in [(0, 100), (1, LARGE), (2, 100), (3, 100)] {
+        writer.append(&change(number, bytes), 0).unwrap();
+        writer.commit().unwrap();
+    }
+    assert!(writer.held() < 5 << 20, "{}", writer.held());
+    let mut reader = Reader::at_beginning(disk(&faulty), keys(None)).unwrap();
+    for number in 0..4 {
+        assert_eq!(reader.next(&mut Batch::unpooled(), 1 << 20, u64::MAX).unwrap(), Given::Run);
+        assert_eq!(reader.held() > LARGE, number == 1, "{number}: {}", reader.held());
+    }
+    assert!(reader.held() < 3 << 20, "{}", reader.held());
+}
+
+/// Beside a writer that begins segment after segment, on a real disk, while old ones are removed behind a registered reader.
+#[test]
+fn a_reader_is_never_misled_by_a_writer_at_work() {
+    const BATCHES: u32 = 600;
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("journal");
+    let folder: Arc<dyn Disk> = Arc::new(Folder::own(&path).unwrap());
+    let (writer, _) = Writer::open(folder, options(2000, Some(7))).unwrap();
+    let cursor = |sequence| Cursor { name: "reader".into(), sequence, moved: 0, outrun: false };
+    cursor(1).write(&Folder::at(&path)).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 0..BATCHES {
+                writer.append(&one(number), 0).unwrap();
+                if number % 3 == 2 {
+                    writer.commit().unwrap();
+                }
+                if number % 50 == 49 {
+                    writer.retain(&Retention { bytes: 0, age: i64::MAX, outrun: false }, 0).unwrap();
+                }
+            }
+            writer.commit().unwrap();
+        });
+        // As another process does it.
+        let disk: Arc<dyn Disk> = Arc::new(Folder::at(&path));
+        let mut reader = Reader::at_sequence(Arc::clone(&disk), keys(None), 1).unwrap();
+        let mut number = 0;
+        while number < BATCHES {
+            let mut batch = Batch::unpooled();
+            let settled = Some(Reader::settled(&*disk)).filter(|sequence| *sequence != u64::MAX);
+            match reader.next(&mut batch, usize::MAX, settled.unwrap_or(0)).unwrap() {
+                Given::Run => {
+                    assert_eq!(seen(&batch), seen(&one(number)));
+                    number += 1;
+                    if number % 70 == 0 {
+                        cursor(reader.needs()).write(&*disk).unwrap();
+                    }
+                }
+                given => assert_eq!(given, Given::End),
+            }
+        }
+    });
+    assert!(Reader::at_sequence(Arc::new(Folder::at(&path)), keys(None), 1).is_err(), "the beginning is gone");
+}
+
+#[test]
 fn a_closed_journal_can_be_checked_after_a_power_loss() {
     let faulty = Faulty::default();
     let writer = open(&faulty, options(1 << 20, None));

@@ -80,7 +80,7 @@ impl Options {
     }
 }
 
-/// The writer of a journal. Cheap to clone; all clones are one.
+/// The writer of a journal. Cheap to clone; all clones are one. What was not committed when the last one goes is lost.
 #[derive(Clone)]
 pub struct Writer(Arc<Shared>);
 
@@ -123,6 +123,12 @@ impl Writer {
     /// Whether the disk was full at the last try.
     pub fn is_paused(&self) -> bool {
         *self.0.paused.borrow()
+    }
+
+    /// Bytes that its buffers hold on to. Waits for whoever is at the disk.
+    pub fn held(&self) -> usize {
+        let back = self.back().held();
+        back + self.front().held()
     }
 
     /// How far each partition is, what waits for the disk included.
