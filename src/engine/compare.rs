@@ -25,7 +25,7 @@ pub fn against_sink(page: &Batch, sink: &Batch, bridge: &dyn Bridge, now: Micros
     let held = by_key(sink);
     let mut differences = Vec::new();
     for (index, row) in page.rows().enumerate() {
-        if !bridge.takes(row) {
+        if row.is_left_out() {
             continue;
         }
         let expired = bridge.expired(row, false, now)?;
@@ -53,7 +53,7 @@ pub fn extras(page: &Batch, source: &Batch, bridge: &dyn Bridge, now: Micros) ->
             Some(&at) => !bridge.expired(source.row(at), false, now)?,
             None => false,
         };
-        if !there && bridge.takes(row) {
+        if !there && !row.is_left_out() {
             extras.push((index, bridge.expired(row, true, now)?));
         }
     }

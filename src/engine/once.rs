@@ -69,7 +69,7 @@ pub(crate) async fn run(attempt: &mut Attempt<'_>, lanes: &[Checkpoint]) -> Resu
 
 fn count(bridge: &dyn Bridge, now: Micros, page: &Batch, copied: &mut Copied) -> Result<()> {
     for row in page.rows() {
-        if !bridge.takes(row) {
+        if row.is_left_out() {
             copied.skipped_excluded += 1;
         } else if bridge.expired(row, false, now)? {
             copied.skipped_expired += 1;

@@ -10,7 +10,11 @@
 //! order of the scan ([`Steps::Cursor`]). Changes after the last mark belong to a source
 //! transaction that is still open: they may be staged but not committed whole.
 
+mod edit;
+
 use std::sync::Arc;
+
+pub use edit::{Draft, Edit};
 
 use crate::model::{Micros, PartitionId, Position};
 
@@ -49,6 +53,12 @@ impl Span {
     pub(crate) fn of(self, arena: &[u8]) -> &[u8] {
         let start = self.start as usize;
         arena.get(start..start + self.len as usize).expect("a span lies within the arena it was made for")
+    }
+
+    /// What lies between two places of an arena.
+    fn between(start: usize, end: usize) -> Self {
+        let place = |at: usize| u32::try_from(at).expect("an arena stays under 4 GiB");
+        Self { start: place(start), len: place(end) - place(start) }
     }
 
     /// Appends bytes to an arena and says where they are.

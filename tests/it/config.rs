@@ -81,7 +81,7 @@ fn every_key_of_the_reference_is_read() {
     assert_eq!((pipeline.parallel, pipeline.lanes, pipeline.prune), (7, Lanes::Fixed(3), true));
     assert_eq!((config.memory, pipeline.max_retained), (64 << 20, 20 << 30));
     assert_eq!((pipeline.lag_budget.as_secs(), pipeline.manage.publication), (90, false));
-    assert_eq!(pipeline.exclude, ["/nodes/", "/semaphores/"]);
+    assert_eq!(pipeline.rules.exclude, ["/nodes/", "/semaphores/"]);
     assert!(!format!("{config:?}").contains("planted"), "Debug shows a secret");
 }
 
