@@ -41,7 +41,7 @@ pub async fn has_rows(store: &dyn Store, range: &Range) -> Result<bool> {
         let mut batch = Batch::unpooled();
         batch.begin(&PartitionId::new("!repair"), after.clone(), Steps::Key);
         let page = store.scan(range, &after, batch, fill).await?;
-        if page.rows().any(|row| !row.is_left_out()) {
+        if !page.is_empty() {
             return Ok(true);
         }
         after = page.upto().clone();

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::image::{FAMILIES, Image, Pass};
 use super::rules::Rules;
-use super::{Filter, Why};
+use super::{Filter, Say, Why, cut};
 use crate::bridge::Bodies;
 use crate::error::Result;
 use crate::model::{Batch, Checkpoint, Edit, Position, Table};
@@ -15,6 +15,9 @@ use crate::pool::Pool;
 use crate::source::{Fut, Source, Tail};
 use crate::store::{Range, Store};
 use crate::telemetry;
+
+/// LIMIT: bytes of a page behind one of which nothing was left.
+const PAGE_BYTES: usize = 256 << 10;
 
 /// A stream's filter between its source, its sink and the engine. Cheap to clone.
 #[derive(Clone)]
@@ -170,7 +173,22 @@ impl Store for SourceStore {
     }
 
     fn ranges(&self, count: usize) -> Fut<'_, Vec<Range>> {
-        self.inner.get().ranges(count)
+        Box::pin(async move {
+            let store = self.inner.get();
+            let ranges = store.ranges(count).await?;
+            if !self.edge.0.image.ruled {
+                return Ok(ranges);
+            }
+            let names: Vec<String> = ranges.into_iter().map(|range| range.name).collect();
+            let Some(names) = cut::told(&names, |key| !matches!(self.edge.filter().say(key), Say::Leave(_))) else {
+                return store.ranges(1).await;
+            };
+            let mut ranges = Vec::with_capacity(names.len());
+            for name in &names {
+                ranges.push(store.range(name).await?);
+            }
+            Ok(ranges)
+        })
     }
 
     fn range<'a>(&'a self, name: &'a str) -> Fut<'a, Range> {
@@ -179,9 +197,23 @@ impl Store for SourceStore {
 
     fn scan<'a>(&'a self, range: &'a Range, after: &'a Position, batch: Batch, fill_bytes: usize) -> Fut<'a, Batch> {
         Box::pin(async move {
-            let mut page = self.inner.get().scan(range, after, batch, fill_bytes).await?;
-            self.edge.take(&mut page, false)?;
-            Ok(page)
+            let (mut page, mut at, mut fill) = (batch, after.clone(), fill_bytes);
+            loop {
+                page = self.inner.get().scan(range, &at, page, fill).await?;
+                self.edge.take(&mut page, false)?;
+                page.forget_left_out();
+                at = page.upto().clone();
+                if at == Position::End {
+                    return Ok(page);
+                }
+                // Where a page ends is written down at the sink, so it must not be the key of what was left out.
+                if !page.is_empty() {
+                    page.end_with_last_change();
+                    return Ok(page);
+                }
+                page.unmark();
+                fill = fill.max(PAGE_BYTES);
+            }
         })
     }
 
@@ -241,6 +273,7 @@ impl Store for SinkStore {
         Box::pin(async move {
             let mut page = self.inner.scan(range, after, batch, fill_bytes).await?;
             self.edge.look(&mut page)?;
+            page.forget_left_out();
             Ok(page)
         })
     }

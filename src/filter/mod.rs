@@ -14,6 +14,7 @@
 //! All but [`edge`] is pure.
 
 pub mod classes;
+mod cut;
 mod edge;
 mod image;
 mod json;

@@ -50,6 +50,10 @@ pub(crate) struct Span {
 }
 
 impl Span {
+    fn is_empty(self) -> bool {
+        self.len == 0
+    }
+
     pub(crate) fn of(self, arena: &[u8]) -> &[u8] {
         let start = self.start as usize;
         arena.get(start..start + self.len as usize).expect("a span lies within the arena it was made for")
@@ -157,6 +161,8 @@ pub struct Batch {
     /// The position before the first change.
     base: Position,
     buffers: Buffers,
+    /// How many changes were left out and forgotten.
+    forgotten: u64,
     home: Option<Arc<dyn Home>>,
 }
 
@@ -172,7 +178,14 @@ impl Batch {
         buffers.changes.clear();
         buffers.marks.clear();
         buffers.tables.clear();
-        Self { partition: PartitionId::new(""), steps: Steps::Ordinal, base: Position::Start, buffers, home }
+        Self {
+            partition: PartitionId::new(""),
+            steps: Steps::Ordinal,
+            base: Position::Start,
+            buffers,
+            forgotten: 0,
+            home,
+        }
     }
 
     /// Says which partition this is a piece of and where it begins. Must come before the first change.

@@ -1,7 +1,8 @@
 //! Changing what a batch says, in place: what a filter does before anybody else sees the batch.
 //!
 //! The number of changes, their order, the marks and so every position stay as they were: a change that is left out keeps
-//! its place and says nothing. What is left out or replaced is gone from the arena afterwards, too.
+//! its place and says nothing. Where a position is the row's own and not a count, it may be forgotten altogether. What is
+//! left out or replaced is gone from the arena afterwards, too.
 
 use super::{Batch, Op, Row, Span, Steps};
 use crate::error::Result;
@@ -87,11 +88,46 @@ impl Batch {
         Ok(())
     }
 
-    /// Forgets the changes that were left out. For batches without marks, whose positions mean nothing.
+    /// Forgets the changes that were left out, and counts them. For rows that a store found.
     pub fn forget_left_out(&mut self) {
-        assert!(self.buffers.marks.is_empty(), "changes between marks keep their places");
-        let arena = &self.buffers.arena;
-        self.buffers.changes.retain(|change| change.op != Op::Delete || !change.key.of(arena).is_empty());
+        let marks = &mut self.buffers.marks;
+        assert!(self.steps != Steps::Ordinal || marks.is_empty(), "changes that are counted keep their places");
+        let before = self.buffers.changes.len();
+        let mut kept = 0;
+        let mut of_mark = marks.iter_mut().peekable();
+        let mut index = 0;
+        self.buffers.changes.retain(|change| {
+            while let Some(mark) = of_mark.next_if(|mark| mark.changes <= index) {
+                mark.changes = kept;
+            }
+            index += 1;
+            let keep = change.op != Op::Delete || !change.key.is_empty();
+            kept += usize::from(keep);
+            keep
+        });
+        of_mark.for_each(|mark| mark.changes = kept);
+        self.forgotten += (before - kept) as u64;
+    }
+
+    /// How many changes were left out and forgotten.
+    pub fn forgotten(&self) -> u64 {
+        self.forgotten
+    }
+
+    /// Has the batch end with its last change, which it must have, although there was more behind it: so that its position
+    /// tells nothing of what was left out.
+    pub fn end_with_last_change(&mut self) {
+        let last = self.position(self.len() - 1);
+        if let Some(mark) = self.buffers.marks.last_mut().filter(|mark| mark.upto > last) {
+            mark.upto = last;
+        }
+    }
+
+    /// Forgets the marks of a page without changes, so that it can be filled again from further on, as it began: by key.
+    pub fn unmark(&mut self) {
+        assert!(self.is_empty(), "changes are behind a mark");
+        self.buffers.marks.clear();
+        self.steps = Steps::Key;
     }
 
     /// A position of a scan is the key at the source, whatever the key is called from here on.
@@ -222,14 +258,44 @@ mod tests {
     }
 
     #[test]
-    fn what_was_left_out_is_forgotten_on_request() {
-        let mut batch = Batch::unpooled();
-        batch.begin(&PartitionId::new("p"), Position::Start, Steps::Ordinal);
-        let table = batch.table(&Arc::default());
-        batch.push(Op::Put, false, table, b"a", b"", 0);
-        batch.push(Op::Put, false, table, b"b", b"", 0);
-        batch.edit(|row, _| Ok(if row.key == b"a" { Edit::LeaveOut } else { Edit::Keep })).unwrap();
-        batch.forget_left_out();
-        assert_eq!(batch.rows().map(|row| row.key.to_vec()).collect::<Vec<_>>(), [b"b"]);
+    fn a_page_forgets_what_was_left_out_and_ends_where_that_does_not_tell_it() {
+        for (left_out, kept, upto) in [
+            (&["a", "d"][..], &["b", "c"][..], "c"),
+            (&["d", "c"], &["a", "b"], "b"),
+            (&[], &["a", "b", "c", "d"], "d"),
+        ] {
+            let mut page = Batch::unpooled();
+            page.begin(&PartitionId::new("!snapshot/1/r"), Position::Start, Steps::Key);
+            let table = page.table(&Arc::default());
+            for key in ["a", "b", "c", "d"] {
+                page.push(Op::Put, false, table, key.as_bytes(), b"", 0);
+                if matches!(key, "b" | "d") {
+                    page.mark(Position::at(key));
+                }
+            }
+            let out = |row: Row<'_>| left_out.iter().any(|key| key.as_bytes() == row.key);
+            page.edit(|row, _| Ok(if out(row) { Edit::LeaveOut } else { Edit::Keep })).unwrap();
+            page.forget_left_out();
+            page.end_with_last_change();
+            let keys: Vec<_> = page.rows().map(|row| std::str::from_utf8(row.key).unwrap()).collect();
+            assert_eq!((keys.as_slice(), page.forgotten()), (kept, left_out.len() as u64));
+            assert_eq!((page.upto(), page.closed()), (&Position::at(upto), kept.len()));
+            let before_b = kept.iter().filter(|key| **key <= "b").count();
+            assert_eq!(page.marks()[0].changes, before_b);
+            assert_eq!(page.position(kept.len() - 1), Position::at(*kept.last().unwrap()));
+        }
+    }
+
+    #[test]
+    fn a_page_of_which_nothing_is_left_is_filled_again_from_further_on() {
+        let mut page = batch(Steps::Key);
+        page.edit(|_, _| Ok(Edit::LeaveOut)).unwrap();
+        page.forget_left_out();
+        page.unmark();
+        assert_eq!((page.len(), page.upto(), page.forgotten()), (0, &Position::Start, 4));
+        let table = page.table(&Arc::default());
+        page.push(Op::Put, false, table, b"z", b"", 0);
+        page.mark(Position::at("z"));
+        assert_eq!(page.position(0), Position::at("z"));
     }
 }
