@@ -201,14 +201,14 @@ impl Store for SourceStore {
             loop {
                 page = self.inner.get().scan(range, &at, page, fill).await?;
                 self.edge.take(&mut page, false)?;
-                page.forget_left_out();
+                let behind = page.forget_left_out();
                 at = page.upto().clone();
                 if at == Position::End {
                     return Ok(page);
                 }
                 // Where a page ends is written down at the sink, so it must not be the key of what was left out.
                 if !page.is_empty() {
-                    page.end_with_last_change();
+                    page.end_with_last_change(behind);
                     return Ok(page);
                 }
                 page.unmark();

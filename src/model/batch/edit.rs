@@ -88,12 +88,13 @@ impl Batch {
         Ok(())
     }
 
-    /// Forgets the changes that were left out, and counts them. For rows that a store found.
-    pub fn forget_left_out(&mut self) {
+    /// Forgets the changes that were left out, and counts them; gives how many of them lay behind the last that stays. For
+    /// rows that a store found.
+    pub fn forget_left_out(&mut self) -> u64 {
         let marks = &mut self.buffers.marks;
         assert!(self.steps != Steps::Ordinal || marks.is_empty(), "changes that are counted keep their places");
         let before = self.buffers.changes.len();
-        let mut kept = 0;
+        let (mut kept, mut behind) = (0, 0);
         let mut of_mark = marks.iter_mut().peekable();
         let mut index = 0;
         self.buffers.changes.retain(|change| {
@@ -102,11 +103,12 @@ impl Batch {
             }
             index += 1;
             let keep = change.op != Op::Delete || !change.key.is_empty();
-            kept += usize::from(keep);
+            (kept, behind) = if keep { (kept + 1, 0) } else { (kept, behind + 1) };
             keep
         });
         of_mark.for_each(|mark| mark.changes = kept);
         self.forgotten += (before - kept) as u64;
+        behind
     }
 
     /// How many changes were left out and forgotten.
@@ -114,9 +116,10 @@ impl Batch {
         self.forgotten
     }
 
-    /// Has the batch end with its last change, which it must have, although there was more behind it: so that its position
-    /// tells nothing of what was left out.
-    pub fn end_with_last_change(&mut self) {
+    /// Has a page end with its last change, which it must have, although so many that were left out lay behind it: so that its
+    /// position tells nothing of them. They will be read again, and count then.
+    pub fn end_with_last_change(&mut self, behind: u64) {
+        self.forgotten -= behind;
         let last = self.position(self.len() - 1);
         if let Some(mark) = self.buffers.marks.last_mut().filter(|mark| mark.upto > last) {
             mark.upto = last;
@@ -275,10 +278,12 @@ mod tests {
             }
             let out = |row: Row<'_>| left_out.iter().any(|key| key.as_bytes() == row.key);
             page.edit(|row, _| Ok(if out(row) { Edit::LeaveOut } else { Edit::Keep })).unwrap();
-            page.forget_left_out();
-            page.end_with_last_change();
+            let behind = page.forget_left_out();
+            assert_eq!(page.forgotten(), left_out.len() as u64);
+            page.end_with_last_change(behind);
             let keys: Vec<_> = page.rows().map(|row| std::str::from_utf8(row.key).unwrap()).collect();
-            assert_eq!((keys.as_slice(), page.forgotten()), (kept, left_out.len() as u64));
+            let passed = left_out.iter().filter(|key| **key < upto).count() as u64;
+            assert_eq!((keys.as_slice(), page.forgotten()), (kept, passed));
             assert_eq!((page.upto(), page.closed()), (&Position::at(upto), kept.len()));
             let before_b = kept.iter().filter(|key| **key <= "b").count();
             assert_eq!(page.marks()[0].changes, before_b);
