@@ -353,6 +353,20 @@ mod tests {
     }
 
     #[test]
+    fn the_documents_say_where_each_class_lies_and_whether_tests_get_it() {
+        let text = include_str!("../../docs/filters.md");
+        for class in Class::ALL {
+            let row = format!("| `{}` |", class.name());
+            let line = text.lines().find(|line| line.starts_with(&row)).unwrap_or_else(|| panic!("no row {row}"));
+            for (prefix, _) in TABLE.iter().chain(OF_USERS).filter(|(_, known)| *known == class) {
+                assert!(line.contains(&format!("`{prefix}`")), "{prefix} is not in {line}");
+            }
+            let (yes, last) = (class.is_for_tests(), line.rsplit('|').nth(1).unwrap());
+            assert_eq!(last.contains("**yes**"), yes, "{line}");
+        }
+    }
+
+    #[test]
     fn authorities_are_recognised() {
         assert!(is_authority(b"/authorities/host/example.com"));
         assert!(!is_authority(b"/authorities"));

@@ -60,6 +60,9 @@ impl Edge {
 
     /// Makes a batch of the source one of the image.
     fn take(&self, batch: &mut Batch, follows: bool) -> Result<()> {
+        if self.0.image.passes(batch) {
+            return Ok(());
+        }
         let mut pass = Pass::default();
         let done = batch.edit(|row, draft| self.0.image.of(row, follows, draft, &mut pass));
         self.tell(&pass);
@@ -68,6 +71,9 @@ impl Edge {
 
     /// Leaves out what a sink holds beside the image.
     fn look(&self, batch: &mut Batch) -> Result<()> {
+        if self.0.image.passes(batch) {
+            return Ok(());
+        }
         let mut pass = Pass::default();
         batch.edit(|row, _| Ok(if self.0.image.holds(row, &mut pass)? { Edit::Keep } else { Edit::LeaveOut }))
     }

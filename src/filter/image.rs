@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::{Filter, Masked, Needs, Say, Why};
 use crate::bridge::Bodies;
 use crate::error::{Error, Result};
-use crate::model::{Draft, Edit, Op, Row};
+use crate::model::{Batch, Draft, Edit, Op, Row};
 
 /// LIMIT: names of what has no known class that are remembered, so that they can be told. Teleport has about a hundred.
 pub(super) const FAMILIES: usize = 64;
@@ -62,6 +62,12 @@ fn family(key: &[u8]) -> Option<&str> {
 }
 
 impl Image {
+    /// Whether there is nothing to do: without a rule only what no stream takes is left out.
+    pub(super) fn passes(&self, batch: &Batch) -> bool {
+        let never = |row: Row<'_>| row.op != Op::Clear && self.filter.say(row.key) != Say::Take;
+        !self.ruled && !batch.rows().any(never)
+    }
+
     /// What becomes of a change that the tail brings (`follows`), or of a row that was found.
     pub(super) fn of(&self, row: Row<'_>, follows: bool, draft: &mut Draft, pass: &mut Pass) -> Result<Edit> {
         if row.op == Op::Clear {

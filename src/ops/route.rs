@@ -13,6 +13,7 @@ use crate::kinds::bridges::{bodies, bridge};
 use crate::kinds::open::{Endpoint, Side, Wanted, one_place, open};
 use crate::model::{Kind, Layout, Scope, StreamId};
 use crate::ops::local::Local;
+use crate::store::Store;
 
 /// Everything that a verb needs of one pipeline.
 pub struct Route {
@@ -22,6 +23,8 @@ pub struct Route {
     pub source: Endpoint,
     /// Where they go.
     pub sink: Endpoint,
+    /// All that lies in the sink, what the stream's filter leaves to others included.
+    pub whole_sink: Option<Arc<dyn Store>>,
     /// What lies between the two kinds.
     pub bridge: Arc<dyn Bridge>,
     /// What belongs to the stream.
@@ -48,6 +51,7 @@ impl Route {
         }
         let side = |side| open(wanted, side).map_err(|error| named(error, config, pipeline));
         let (mut source, mut sink) = (side(Side::Source)?, side(Side::Sink)?);
+        let whole_sink = sink.store.clone();
         filter(pipeline, &mut source, &mut sink).map_err(|error| named(error, config, pipeline))?;
         Ok(Self {
             stream: StreamId::new(pipeline.name.as_str()),
@@ -56,6 +60,7 @@ impl Route {
             local: Local::new(&config.state_dir, &pipeline.name),
             source,
             sink,
+            whole_sink,
         })
     }
 }
