@@ -62,7 +62,7 @@ async fn flood(keys: usize, mode: DrainMode, lanes: u16, total: u64) -> Rate {
     let sink = Drain::new(mode, limits);
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let status = Shared::new("bench");
-    let bridge: Arc<dyn Bridge> = Arc::from(memory::bridge(Vec::new()));
+    let bridge: Arc<dyn Bridge> = Arc::from(memory::bridge());
     let pipeline = Pipeline {
         settings: Settings {
             stream: StreamId::new("bench"),

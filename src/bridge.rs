@@ -1,5 +1,7 @@
 //! What lies between two kinds: pure functions over keys and bodies. The engine never names a kind; it is given a bridge.
 
+use std::borrow::Cow;
+
 use crate::error::Result;
 use crate::model::{Item, Micros, Row};
 
@@ -16,9 +18,6 @@ pub enum Verdict {
 
 /// Connects the encodings of a source kind and a sink kind.
 pub trait Bridge: Send + Sync {
-    /// Whether a key of the source is within the stream's scope (exclusions).
-    fn takes(&self, row: Row<'_>) -> bool;
-
     /// Turns a put's body into the sink's encoding, appended to `out`. Patches, deletes and clears are never passed here.
     fn translate(&self, row: Row<'_>, now: Micros, out: &mut Vec<u8>) -> Result<Verdict>;
 
@@ -32,6 +31,19 @@ pub trait Bridge: Send + Sync {
 
     /// Whether a row of the source (`from_sink` false) or sink has expired at `now`, so that it counts as absent.
     fn expired(&self, row: Row<'_>, from_sink: bool, now: Micros) -> Result<bool>;
+}
+
+/// How a kind lays Teleport's items into bodies, for who looks into one or changes one.
+pub trait Bodies: Send + Sync {
+    /// Whether the item expires at some time, passed or not; `None` where a patch does not say.
+    fn expires(&self, row: Row<'_>) -> Result<Option<bool>>;
+
+    /// The value, empty where there is none; `None` where a patch does not say.
+    fn value<'a>(&self, row: Row<'a>) -> Result<Option<Cow<'a, [u8]>>>;
+
+    /// Appends the row's body under another key or with another value, and all else as it was. A hole stays a hole. False,
+    /// with nothing appended, if that is the body that it has.
+    fn rewrite(&self, row: Row<'_>, key: Option<&[u8]>, value: Option<&[u8]>, out: &mut Vec<u8>) -> Result<bool>;
 }
 
 /// Helper for bridges between key-value kinds: compares two items with expiry rounded up to `unit` nanoseconds.

@@ -6,7 +6,7 @@
 
 use std::sync::Mutex;
 
-use metrics::{Unit, describe_counter, describe_gauge, gauge};
+use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
@@ -49,6 +49,8 @@ pub mod names {
     pub const UNREPLICATED: &str = "driftless_unreplicated_tables";
     /// Bytes of journals on disk; label `journal` names the pipeline that they are called after.
     pub const JOURNAL_BYTES: &str = "driftless_journal_bytes";
+    /// Changes and rows that a filter left out; label `why`.
+    pub const LEFT_OUT: &str = "driftless_left_out_total";
     /// 1 if `/readyz` says yes.
     pub const READY: &str = "driftless_ready";
 }
@@ -112,6 +114,25 @@ pub fn pipeline(stream: &str, state: &str, lag_changes: Option<u64>, ready: bool
     gauge!(names::READY, "stream" => stream.to_owned()).set(one(ready));
 }
 
+/// A filter left out so many changes or rows of a batch.
+pub fn left_out(stream: &str, why: &'static str, count: u64) {
+    counter!(names::LEFT_OUT, "stream" => stream.to_owned(), "why" => why).increment(count);
+}
+
+/// A filter met keys of no class that is known, and left them out; told once for each first component.
+pub fn unknown_family(stream: &str, family: &str) {
+    tracing::warn!(
+        stream,
+        family,
+        "the profile leaves out items of a class that this version does not know; name their prefix in `include` to have them"
+    );
+}
+
+/// A filter left out an item because it could not be masked; told once.
+pub fn not_json(stream: &str) {
+    tracing::warn!(stream, "a field is to be replaced in a value that is not JSON; such items are left out");
+}
+
 /// Keeps what was counted small while nobody looks at it. Never ends.
 pub async fn upkeep(handle: PrometheusHandle) {
     loop {
@@ -142,5 +163,6 @@ fn describe() {
         Unit::Count,
         "Tables of the source that `tables` means and that are not replicated"
     );
+    describe_counter!(names::LEFT_OUT, Unit::Count, "Changes and rows that a filter left out");
     describe_gauge!(names::READY, "1 if /readyz says yes");
 }

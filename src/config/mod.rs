@@ -6,6 +6,7 @@
 mod endpoint;
 mod expand;
 mod pipeline;
+mod rules;
 mod section;
 mod tree;
 mod units;

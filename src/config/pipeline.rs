@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use crate::config::endpoint::{self, Endpoint, Secret};
+use crate::config::rules;
 use crate::config::section::Section;
 use crate::error::{Error, Result};
+use crate::filter::rules::Rules;
 use crate::model::Layout;
 
 /// One source to one sink under one stream name.
@@ -32,8 +34,8 @@ pub struct Pipeline {
     pub lanes: Lanes,
     /// Readiness is off above this delay.
     pub lag_budget: Duration,
-    /// Logical key prefixes that are left out. `.locks/` is left out beside them in the teleport layout.
-    pub exclude: Vec<String>,
+    /// What is left out, renamed and replaced. `.locks/` is left out beside that in the teleport layout.
+    pub rules: Rules,
 }
 
 /// The local log between source and sink.
@@ -120,7 +122,7 @@ pub(super) fn read(section: &Section<'_>) -> Result<Pipeline> {
         manage: manage(section)?,
         lanes: lanes(section)?,
         lag_budget: section.duration("lag_budget")?.unwrap_or(Duration::from_secs(5)),
-        exclude: exclude(section, src.layout())?,
+        rules: rules::read(section, src.layout())?,
         src,
         dst,
     })
@@ -213,20 +215,6 @@ fn lanes(section: &Section<'_>) -> Result<Lanes> {
             Err(_) => Err(section.wrong("lanes", "must be `auto` or a whole number from 1 to 64")),
         },
     }
-}
-
-fn exclude(section: &Section<'_>, layout: Layout) -> Result<Vec<String>> {
-    let exclude = section.texts("exclude")?.unwrap_or_default();
-    if exclude.iter().any(String::is_empty) {
-        return Err(section.wrong("exclude", "holds an empty prefix, which would leave out everything"));
-    }
-    if !exclude.is_empty() && layout == Layout::Raw {
-        return Err(section.wrong(
-            "exclude",
-            "names prefixes of Teleport's keys, which `layout: raw` does not have; name `tables` instead",
-        ));
-    }
-    Ok(exclude)
 }
 
 /// Refuses two pipelines of one name, and those of one source that do not agree on its journal.

@@ -233,6 +233,42 @@ impl<'a> Section<'a> {
         Ok(Some(texts))
     }
 
+    /// Text with `${…}` expanded, a whole number or a truth value.
+    pub(super) fn scalar(&self, key: &'static str) -> Result<Option<Scalar>> {
+        match self.node(key) {
+            None => Ok(None),
+            Some(Node { value: Value::Text(text), .. }) => self.expand(key, text).map(Scalar::Text).map(Some),
+            Some(Node { value: Value::Bool(value), .. }) => Ok(Some(Scalar::Bool(*value))),
+            Some(Node { value: Value::Int(value), .. }) => Ok(Some(Scalar::Int(*value))),
+            Some(node) => Err(self.mistyped(key, "text, a whole number, true or false", node)),
+        }
+    }
+
+    /// Whether a key is a list.
+    pub(super) fn is_list(&self, key: &'static str) -> bool {
+        matches!(self.node(key), Some(Node { value: Value::List(_), .. }))
+    }
+
+    /// Whether a key says anything, here or in the defaults.
+    pub(super) fn says(&self, key: &'static str) -> bool {
+        match self.node(key).map(|node| &node.value) {
+            None => false,
+            Some(Value::List(nodes)) => !nodes.is_empty(),
+            Some(_) => true,
+        }
+    }
+
+    /// Sections in a list; a single one counts as a list of one.
+    pub(super) fn sections(&self, key: &'static str) -> Result<Option<Vec<Section<'a>>>> {
+        let nodes = match self.node(key) {
+            None => return Ok(None),
+            Some(node @ Node { value: Value::Map(_), .. }) => std::slice::from_ref(node),
+            Some(Node { value: Value::List(nodes), .. }) => nodes,
+            Some(node) => return Err(self.mistyped(key, "a list of maps", node)),
+        };
+        nodes.iter().map(|node| Section::new(self.context, key, node)).collect::<Result<_>>().map(Some)
+    }
+
     /// A section within this one.
     pub(super) fn section(&self, key: &'static str) -> Result<Option<Section<'a>>> {
         self.node(key).map(|node| Section::new(self.context, key, node)).transpose()
@@ -264,6 +300,24 @@ impl<'a> Section<'a> {
 }
 
 const TEXT: &str = "text";
+
+/// A value that stands alone.
+pub(super) enum Scalar {
+    Text(String),
+    Bool(bool),
+    Int(i128),
+}
+
+impl Scalar {
+    /// As JSON.
+    pub(super) fn json(&self) -> String {
+        match self {
+            Self::Text(text) => serde_json::Value::from(text.as_str()).to_string(),
+            Self::Bool(value) => value.to_string(),
+            Self::Int(value) => value.to_string(),
+        }
+    }
+}
 
 /// How many characters must be added, removed or replaced to turn one word into the other.
 fn distance(a: &str, b: &str) -> usize {

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 
 use crate::engine::beat::Beat;
 use crate::engine::dispatch::Dispatcher;
+use crate::engine::foreign;
 use crate::engine::frontier::{Done, Frontier};
 use crate::engine::inbox::{Inbox, inbox};
 use crate::engine::lane::Lane;
@@ -28,7 +29,6 @@ use crate::model::{Batch, Checkpoint, Claim, PartitionId, Position, Steps, Strea
 use crate::pool::Pool;
 use crate::sink::Writer;
 use crate::source::Fut;
-use crate::store::Store;
 
 /// How often heads are asked for and the status is written.
 const TICK: Duration = Duration::from_secs(1);
@@ -81,7 +81,7 @@ impl<'a> Attempt<'a> {
     ) -> Result<()> {
         let foreign = match &record {
             Some(record) => record.foreign,
-            None => holds_foreign_data(pipeline).await?,
+            None => foreign::holds_data(pipeline).await?,
         };
         let (mut attempt, lanes) = Self::claim(pipeline, record, foreign).await?;
         let signals = attempt.signals.clone();
@@ -152,7 +152,7 @@ impl<'a> Attempt<'a> {
     pub(crate) async fn run_once(pipeline: &'a Pipeline, record: Option<StreamRecord>) -> Result<Option<Copied>> {
         let foreign = match &record {
             Some(record) => record.foreign,
-            None => holds_foreign_data(pipeline).await?,
+            None => foreign::holds_data(pipeline).await?,
         };
         let (mut attempt, lanes) = Self::claim(pipeline, record, foreign).await?;
         let signals = attempt.signals.clone();
@@ -391,30 +391,4 @@ fn lane_ended(ended: Option<Result<()>>) -> Error {
         Some(Err(error)) => error,
         Some(Ok(())) | None => Error::bug("run the lanes: one has ended although more was to come"),
     }
-}
-
-/// Whether the destination holds data although it does not know the stream; refused without `force`.
-async fn holds_foreign_data(pipeline: &Pipeline) -> Result<bool> {
-    let store: &dyn Store = pipeline.sink_store.as_ref();
-    for range in store.ranges(1).await? {
-        let mut batch = Batch::unpooled();
-        batch.begin(&PartitionId::new("!repair"), Position::Start, Steps::Key);
-        let page = store.scan(&range, &Position::Start, batch, 1).await?;
-        if page.rows().any(|row| pipeline.bridge.takes(row)) {
-            if pipeline.settings.force {
-                return Ok(true);
-            }
-            if pipeline.sink.inspect(&pipeline.settings.stream).await?.is_some() {
-                return Err(Error::transient("open the destination: another process began to fill it in the meantime"));
-            }
-            let table = &range.table.name;
-            let what = if table.is_empty() { "items".to_owned() } else { format!("rows in {table}") };
-            return Err(Error::config(format!(
-                "open the destination of {}: it already holds {what} that this stream did not write; \
-                 empty it, or set `force: true` to write over it",
-                pipeline.settings.stream
-            )));
-        }
-    }
-    Ok(false)
 }

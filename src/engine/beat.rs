@@ -102,7 +102,7 @@ mod tests {
     #[test]
     fn an_idle_lane_commits_before_a_beat_is_due_whether_or_not_it_holds_positions() {
         let limits = Limits { changes: 10, bytes: 1 << 20, stage: true, in_flight: 4 };
-        let bridge = Arc::from(memory::bridge(Vec::new()));
+        let bridge = Arc::from(memory::bridge());
         let mut lane = Lane::new(limits, bridge, &LaneRecord::default(), Duration::ZERO);
         let (mut moved, mut seq) = (Duration::ZERO, 0_u8);
         for tick in 1..10_000_u32 {

@@ -20,14 +20,11 @@ pub enum Difference {
 }
 
 /// The differences of a page of the source against what the sink has under the same keys, by index into the page. What has
-/// expired at `now` counts as absent; what is out of scope is left out.
+/// expired at `now` counts as absent.
 pub fn against_sink(page: &Batch, sink: &Batch, bridge: &dyn Bridge, now: Micros) -> Result<Vec<(usize, Difference)>> {
     let held = by_key(sink);
     let mut differences = Vec::new();
     for (index, row) in page.rows().enumerate() {
-        if !bridge.takes(row) {
-            continue;
-        }
         let expired = bridge.expired(row, false, now)?;
         let there = match held.get(row.key) {
             Some(&at) => Some(sink.row(at)).filter(|held| !matches!(bridge.expired(*held, true, now), Ok(true))),
@@ -53,7 +50,7 @@ pub fn extras(page: &Batch, source: &Batch, bridge: &dyn Bridge, now: Micros) ->
             Some(&at) => !bridge.expired(source.row(at), false, now)?,
             None => false,
         };
-        if !there && bridge.takes(row) {
+        if !there {
             extras.push((index, bridge.expired(row, true, now)?));
         }
     }

@@ -7,7 +7,7 @@ use crate::model::{Batch, Steps};
 
 fn lane() -> Lane {
     let limits = Limits { changes: 10, bytes: 1 << 20, stage: true, in_flight: 4 };
-    Lane::new(limits, Arc::from(memory::bridge(Vec::new())), &LaneRecord::default(), Duration::ZERO)
+    Lane::new(limits, Arc::from(memory::bridge()), &LaneRecord::default(), Duration::ZERO)
 }
 
 fn share(seq: u64, from: u8, to: u8) -> Work {

@@ -8,6 +8,7 @@ pub mod compare;
 mod desk;
 mod dispatch;
 mod follow;
+pub mod foreign;
 pub mod frontier;
 pub mod heal;
 pub mod host;

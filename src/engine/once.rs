@@ -68,10 +68,9 @@ pub(crate) async fn run(attempt: &mut Attempt<'_>, lanes: &[Checkpoint]) -> Resu
 }
 
 fn count(bridge: &dyn Bridge, now: Micros, page: &Batch, copied: &mut Copied) -> Result<()> {
+    copied.skipped_excluded += page.forgotten();
     for row in page.rows() {
-        if !bridge.takes(row) {
-            copied.skipped_excluded += 1;
-        } else if bridge.expired(row, false, now)? {
+        if bridge.expired(row, false, now)? {
             copied.skipped_expired += 1;
         } else {
             copied.items += 1;

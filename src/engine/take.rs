@@ -133,7 +133,7 @@ impl Lane {
             let at = share.change(self.cursor);
             let row = batch.row(at);
             let passed = again.as_ref().is_some_and(|reached| batch.position(at) <= *reached);
-            if !passed && self.bridge.takes(row) {
+            if !passed && !row.is_left_out() {
                 if !self.limits.stage && !self.fits(row.key.len() + row.body.len()) {
                     self.note_piece(share);
                     return Ok(Some(Cut::Commit));

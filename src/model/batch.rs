@@ -10,7 +10,11 @@
 //! order of the scan ([`Steps::Cursor`]). Changes after the last mark belong to a source
 //! transaction that is still open: they may be staged but not committed whole.
 
+mod edit;
+
 use std::sync::Arc;
+
+pub use edit::{Draft, Edit};
 
 use crate::model::{Micros, PartitionId, Position};
 
@@ -46,9 +50,19 @@ pub(crate) struct Span {
 }
 
 impl Span {
+    fn is_empty(self) -> bool {
+        self.len == 0
+    }
+
     pub(crate) fn of(self, arena: &[u8]) -> &[u8] {
         let start = self.start as usize;
         arena.get(start..start + self.len as usize).expect("a span lies within the arena it was made for")
+    }
+
+    /// What lies between two places of an arena.
+    fn between(start: usize, end: usize) -> Self {
+        let place = |at: usize| u32::try_from(at).expect("an arena stays under 4 GiB");
+        Self { start: place(start), len: place(end) - place(start) }
     }
 
     /// Appends bytes to an arena and says where they are.
@@ -147,6 +161,8 @@ pub struct Batch {
     /// The position before the first change.
     base: Position,
     buffers: Buffers,
+    /// How many changes were left out and forgotten.
+    forgotten: u64,
     home: Option<Arc<dyn Home>>,
 }
 
@@ -162,7 +178,14 @@ impl Batch {
         buffers.changes.clear();
         buffers.marks.clear();
         buffers.tables.clear();
-        Self { partition: PartitionId::new(""), steps: Steps::Ordinal, base: Position::Start, buffers, home }
+        Self {
+            partition: PartitionId::new(""),
+            steps: Steps::Ordinal,
+            base: Position::Start,
+            buffers,
+            forgotten: 0,
+            home,
+        }
     }
 
     /// Makes this empty batch the same as another one, in its own buffers.

@@ -9,7 +9,7 @@ mod kind;
 
 mod position;
 
-pub use batch::{Batch, Buffers, Change, Home, Mark, Op, Row, Steps, Table};
+pub use batch::{Batch, Buffers, Change, Draft, Edit, Home, Mark, Op, Row, Steps, Table};
 pub use changes::{Changes, Commit};
 pub use checkpoint::Checkpoint;
 pub use claim::{Claim, LaneRecord, Owner, Pulse, Scope, Standing, StreamId, StreamRecord};

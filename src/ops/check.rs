@@ -5,14 +5,14 @@
 use std::time::Duration;
 
 use crate::config::{Config, Pipeline};
+use crate::engine::foreign;
 use crate::error::{Error, Result};
 use crate::kinds::open::{Endpoint, Level, Side, Wanted, open};
-use crate::model::{Batch, Owner, PartitionId, Position, Steps, StreamRecord};
+use crate::model::{Owner, StreamRecord};
 use crate::ops::outcome::{Finding, Severity};
 use crate::ops::owner;
 use crate::ops::route::Route;
 use crate::ops::status::inspect;
-use crate::store::Store;
 
 /// LIMIT: an owner moves its record at least every two and a half seconds, so one that is alive is seen within this time.
 const REFRESH: Duration = Duration::from_millis(3_000);
@@ -155,7 +155,7 @@ impl Findings {
             self.add("dst", Severity::Note, what + "; they change once everything in flight is written", "");
         }
         if record.scope.extent != route.scope.extent {
-            let what = "`exclude` or `tables` differ from what the stream covers; the next run heals the difference";
+            let what = "what is taken (`tables`, `include`, `exclude`, `drop`, `replace`) differs from what the stream covers; the next run heals the difference";
             self.add("dst", Severity::Warning, what, "");
         }
         if let Some(owner) = self.alive(route, record).await {
@@ -179,15 +179,9 @@ impl Findings {
 async fn holds_data(sink: &Endpoint) -> Result<bool> {
     let Some(store) = &sink.store else { return Ok(false) };
     for range in store.ranges(1).await? {
-        if has_rows(&**store, &range).await? {
+        if foreign::has_rows(&**store, &range).await? {
             return Ok(true);
         }
     }
     Ok(false)
-}
-
-async fn has_rows(store: &dyn Store, range: &crate::store::Range) -> Result<bool> {
-    let mut batch = Batch::unpooled();
-    batch.begin(&PartitionId::new("!check"), Position::Start, Steps::Key);
-    Ok(!store.scan(range, &Position::Start, batch, 1).await?.is_empty())
 }

@@ -8,10 +8,13 @@ use std::sync::Arc;
 use crate::bridge::Bridge;
 use crate::config::{Config, Lanes, Pipeline};
 use crate::error::{Error, Fault, Result};
-use crate::kinds::bridges::bridge;
+use crate::filter::Edge;
+use crate::kinds::bridges::{bodies, bridge};
 use crate::kinds::open::{Endpoint, Side, Wanted, one_place, open};
 use crate::model::{Kind, Layout, Scope, StreamId};
 use crate::ops::local::Local;
+use crate::source::Source;
+use crate::store::Store;
 
 /// Everything that a verb needs of one pipeline.
 pub struct Route {
@@ -21,6 +24,8 @@ pub struct Route {
     pub source: Endpoint,
     /// Where they go.
     pub sink: Endpoint,
+    /// All that lies in the sink, what the stream's filter leaves to others included.
+    pub whole_sink: Option<Arc<dyn Store>>,
     /// What lies between the two kinds.
     pub bridge: Arc<dyn Bridge>,
     /// What belongs to the stream.
@@ -35,6 +40,18 @@ impl Route {
     /// # Errors
     /// Config, with the pipeline's name and side.
     pub fn open(config: &Config, pipeline: &Pipeline) -> Result<Self> {
+        Self::open_through(config, pipeline, &mut Ok)
+    }
+
+    /// As [`Route::open`]; `through` may put something between the source and the stream's filter.
+    ///
+    /// # Errors
+    /// As [`Route::open`], and what `through` says.
+    pub fn open_through(
+        config: &Config,
+        pipeline: &Pipeline,
+        through: &mut dyn FnMut(Arc<dyn Source>) -> Result<Arc<dyn Source>>,
+    ) -> Result<Self> {
         let wanted = Wanted::new(config, pipeline);
         if let Some(place) = one_place(wanted).map_err(|error| named(error, config, pipeline))? {
             return Err(named(
@@ -46,14 +63,18 @@ impl Route {
             ));
         }
         let side = |side| open(wanted, side).map_err(|error| named(error, config, pipeline));
-        let (source, sink) = (side(Side::Source)?, side(Side::Sink)?);
+        let (mut source, mut sink) = (side(Side::Source)?, side(Side::Sink)?);
+        let whole_sink = sink.store.clone();
+        source.source = source.source.take().map(through).transpose()?;
+        filter(pipeline, &mut source, &mut sink).map_err(|error| named(error, config, pipeline))?;
         Ok(Self {
             stream: StreamId::new(pipeline.name.as_str()),
-            bridge: bridge(source.kind, sink.kind, source.layout, &pipeline.exclude)?,
+            bridge: bridge(source.kind, sink.kind, source.layout)?,
             scope: scope(pipeline, source.kind, sink.kind),
             local: Local::new(&config.state_dir, &pipeline.name),
             source,
             sink,
+            whole_sink,
         })
     }
 }
@@ -85,6 +106,23 @@ impl Route {
     }
 }
 
+/// Puts the stream's filter between its sides: whoever uses the route sees the image of the source, and of the sink what can
+/// be in it.
+fn filter(pipeline: &Pipeline, source: &mut Endpoint, sink: &mut Endpoint) -> Result<()> {
+    if source.layout != Layout::Teleport {
+        return Ok(());
+    }
+    let edge = Edge::new(&pipeline.name, &pipeline.rules, bodies(source.kind)?, bodies(sink.kind)?)?;
+    source.source = source.source.take().map(|source| edge.source(source));
+    for store in [&mut source.store, &mut source.followed] {
+        *store = store.take().map(|store| edge.source_store(store));
+    }
+    for store in [&mut sink.store, &mut sink.followed] {
+        *store = store.take().map(|store| edge.sink_store(store));
+    }
+    Ok(())
+}
+
 /// Names the pipeline where there are several.
 fn named(error: Error, config: &Config, pipeline: &Pipeline) -> Error {
     if config.pipelines.len() > 1 { error.during(format!("pipeline {}", pipeline.name)) } else { error }
@@ -93,7 +131,7 @@ fn named(error: Error, config: &Config, pipeline: &Pipeline) -> Error {
 /// What belongs to the stream. The texts are compared with those of earlier releases and must not change.
 fn scope(pipeline: &Pipeline, source: Kind, sink: Kind) -> Scope {
     let layout = pipeline.src.layout();
-    let mut extent: Vec<String> = pipeline.exclude.iter().map(|prefix| format!("not {prefix:?}")).collect();
+    let mut extent = pipeline.rules.extent();
     if let (Layout::Raw, crate::config::Endpoint::Postgresql(keys)) = (layout, &pipeline.src) {
         extent.extend(keys.tables.iter().map(|table| format!("table {table:?}")));
     }
@@ -105,7 +143,7 @@ fn scope(pipeline: &Pipeline, source: Kind, sink: Kind) -> Scope {
         Lanes::Auto => 1,
         Lanes::Fixed(lanes) => lanes,
     };
-    Scope { layout: format!("{layout} {source} {sink}"), extent: extent.join("\n"), lanes }
+    Scope { layout: format!("{layout} {source} {sink}{}", pipeline.rules.layout()), extent: extent.join("\n"), lanes }
 }
 
 #[cfg(test)]
@@ -139,5 +177,9 @@ mod tests {
         assert_eq!(scope.lanes, 1);
         assert_eq!(scope_of("lanes: 4\n").lanes, 4);
         assert_ne!(scope_of("").extent, scope.extent);
+        // What would leave something behind if it changed is refused by the sink, so it stands in the layout.
+        let other = scope_of("profile: test-cluster\nrename: {from: /a/, to: /b/}\n");
+        assert_eq!(other.layout, "teleport sqlite sqlite, profile test-cluster, \"/a/\" renamed to \"/b/\"");
+        assert_eq!(other.extent, "classes 1");
     }
 }

@@ -34,9 +34,21 @@ impl Work {
     /// # Errors
     /// Config, for the first one that cannot be opened.
     pub fn open(config: &Config) -> Result<Self> {
-        let mut routes =
-            config.pipelines.iter().map(|pipeline| Route::open(config, pipeline)).collect::<Result<Vec<_>>>()?;
-        let readers = share(config, &mut routes)?;
+        let mut readers: BTreeMap<&str, Reader> = BTreeMap::new();
+        let mut routes = Vec::new();
+        for pipeline in &config.pipelines {
+            routes.push(Route::open_through(config, pipeline, &mut |source| {
+                if !is_journaled(config, pipeline) {
+                    return Ok(source);
+                }
+                let reader = match readers.entry(leader(config, pipeline).name.as_str()) {
+                    Entry::Occupied(known) => known.into_mut(),
+                    Entry::Vacant(new) => new.insert(Reader::new(config, pipeline, source)?),
+                };
+                Ok(reader.source(&pipeline.name))
+            })?);
+        }
+        let readers = readers.into_values().collect();
         let statuses = config.pipelines.iter().map(|p| (Shared::new(&p.name), p.lag_budget)).collect();
         Ok(Self { routes, readers, statuses })
     }
@@ -73,24 +85,6 @@ impl Work {
         }
         first
     }
-}
-
-/// Puts one reader between a source and all pipelines that name it, where it has a journal.
-fn share(config: &Config, routes: &mut [Route]) -> Result<Vec<Reader>> {
-    let mut readers: BTreeMap<&str, Reader> = BTreeMap::new();
-    for (pipeline, route) in config.pipelines.iter().zip(routes) {
-        let Some(source) = route.source.source.take() else { continue };
-        if !is_journaled(config, pipeline) {
-            route.source.source = Some(source);
-            continue;
-        }
-        let reader = match readers.entry(leader(config, pipeline).name.as_str()) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => new.insert(Reader::new(config, pipeline, source)?),
-        };
-        route.source.source = Some(reader.source(&pipeline.name));
-    }
-    Ok(readers.into_values().collect())
 }
 
 async fn one(

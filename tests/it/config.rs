@@ -3,6 +3,8 @@
 use std::path::Path;
 
 use driftless::config::{self, Config, Endpoint, Lanes, Outside};
+use driftless::filter::classes::Class;
+use driftless::filter::rules::{Profile, Rename, Replace, Rules, Substitute};
 use driftless::model::{Kind, Layout};
 
 struct Fake;
@@ -81,8 +83,78 @@ fn every_key_of_the_reference_is_read() {
     assert_eq!((pipeline.parallel, pipeline.lanes, pipeline.prune), (7, Lanes::Fixed(3), true));
     assert_eq!((config.memory, pipeline.max_retained), (64 << 20, 20 << 30));
     assert_eq!((pipeline.lag_budget.as_secs(), pipeline.manage.publication), (90, false));
-    assert_eq!(pipeline.exclude, ["/nodes/", "/semaphores/"]);
+    assert_eq!(pipeline.rules.exclude, ["/nodes/", "/semaphores/"]);
     assert!(!format!("{config:?}").contains("planted"), "Debug shows a secret");
+}
+
+#[test]
+fn rules_of_a_filter_are_read_with_what_they_put_in() {
+    let config = parse(
+        "src: {type: sqlite, path: /a}\ndst: {type: sqlite, path: /b}\ninclude: /i/\nexclude: [/e/]\ndrop: presence\n\
+         profile: test-cluster\nrename: {from: /a/, to: /b/}\nreplace:\n- {prefix: /v/, value: '${DB}'}\n\
+         - {prefix: /f/, field: a.b, value: \"q\\\"\"}\n- {prefix: /f/, field: [a.b, c], value: true}\n\
+         - {prefix: /f/, field: d, value: -3}\n- {prefix: /f/, field: e, remove: true}\n",
+    )
+    .unwrap();
+    let rules = &config.pipelines[0].rules;
+    let field = |path: &[&str], json: Option<&str>| Replace {
+        prefix: "/f/".into(),
+        with: Substitute::Field { path: path.iter().map(|&name| name.into()).collect(), json: json.map(str::to_owned) },
+    };
+    let value = Substitute::Value(b"postgresql://u:planted-1@h/d".to_vec());
+    assert_eq!(
+        *rules,
+        Rules {
+            include: vec!["/i/".into()],
+            exclude: vec!["/e/".into()],
+            drop: vec![Class::Presence],
+            profile: Some(Profile::TestCluster),
+            rename: vec![Rename { from: "/a/".into(), to: "/b/".into() }],
+            replace: vec![
+                Replace { prefix: "/v/".into(), with: value },
+                field(&["a", "b"], Some(r#""q\"""#)),
+                field(&["a.b", "c"], Some("true")),
+                field(&["d"], Some("-3")),
+                field(&["e"], None),
+            ],
+        }
+    );
+    assert!(!format!("{config:?}").contains("planted"), "Debug shows what is put in");
+}
+
+#[test]
+fn wrong_rules_of_a_filter_name_line_and_key() {
+    for (rest, error) in [
+        ("include: [/a/]\nexclude: [/a/]\n", "line 3: `include` names \"/a/\", and so does `exclude`"),
+        ("drop: [presense]\n", "line 3: `drop` names a class that is not known; known are authorities, tokens,"),
+        ("profile: tests\n", "line 3: `profile` must be one of test-cluster"),
+        ("rename: /a/\n", "line 3: `rename` must be a list of maps, found text"),
+        ("rename:\n- {from: /a/}\n", "line 4: `to` is missing in `rename`; it must be the prefix at the sink"),
+        ("rename:\n- {from: /a/, too: /b/}\n", "line 4: `to` is missing in `rename`"),
+        ("rename:\n- {from: /a/, to: /b/, x: 1}\n", "line 4: unknown key `x` in `rename`; did you mean `to`?"),
+        (
+            "rename:\n- {from: /a/, to: /c/}\n- {from: /b/, to: /c/}\n",
+            "line 5: `rename` turns keys into \"/c/\" and into \"/c/\", so two keys could become one",
+        ),
+        ("replace: [{prefix: /a/}]\n", "line 3: `replace` needs a `value`, or `remove: true`"),
+        ("replace: [{value: x}]\n", "line 3: `prefix` is missing in `replace`"),
+        ("replace:\n- prefix: /a/\n  remove: yes\n", "line 5: `remove` in `replace` means a field"),
+        ("replace: {prefix: /a/, value: 7}\n", "line 3: `value` in `replace` must be text and not empty"),
+        ("replace: {prefix: /a/, value: ''}\n", "line 3: `value` in `replace` must be text and not empty"),
+        (
+            "replace: {prefix: /a/, field: b, value: 1.5}\n",
+            "line 3: `value` in `replace` must be text, a whole number,",
+        ),
+        ("replace: {prefix: /a/, field: b, value: 1, remove: true}\n", "line 3: `remove` in `replace` stands beside"),
+        (
+            "replace: {prefix: /a/, field: b..c, value: 1}\n",
+            "line 3: `replace` names a field of \"/a/\" without a name",
+        ),
+        ("replace: {prefix: /a/, value: '${NOT_SET}'}\n", "line 3: `value` in `replace`"),
+    ] {
+        let said = wrong(rest);
+        assert!(said.contains(error), "{rest}\n  said:     {said}\n  expected: {error}");
+    }
 }
 
 #[test]
@@ -232,4 +304,10 @@ fn raw_needs_one_kind_on_both_sides() {
         "src: {{{raw}, conn_string: a, tables: 'p.*'}}\ndst: {{{raw}, conn_string: b}}\nexclude: [/x]\n"
     ));
     assert!(error.unwrap_err().contains("`exclude` names prefixes of Teleport's keys"));
+    for rule in ["include: [/x]", "drop: tokens", "profile: test-cluster", "rename: {from: /a/, to: /b/}"] {
+        let yaml = format!(
+            "src: {{{raw}, conn_string: a, tables: 'p.*'}}\ndst: {{{raw}, conn_string: b}}\nexclude: []\n{rule}\n"
+        );
+        assert!(parse(&yaml).unwrap_err().contains("names prefixes of Teleport's keys"), "{rule}");
+    }
 }

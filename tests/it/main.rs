@@ -9,6 +9,8 @@ mod config;
 mod sqlite;
 #[macro_use]
 mod conformance;
+#[cfg(all(feature = "postgresql", feature = "sqlite"))]
+mod filter;
 #[cfg(feature = "postgresql")]
 mod pgadmin;
 #[cfg(feature = "postgresql")]

@@ -374,7 +374,7 @@ impl Run {
             source_store: Arc::from(self.world.store()),
             sink: Arc::new(self.sink.clone()),
             sink_store: Arc::from(self.sink.store()),
-            bridge: Arc::from(bridge(vec![])),
+            bridge: Arc::from(bridge()),
             clock: Arc::new(self.machine.clock.clone()),
             host: self.machine.host(pid),
             status: status.clone(),

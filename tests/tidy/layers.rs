@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! main ─▶ cli ─▶ ops ─▶ engine ─▶ {source, sink, store, bridge, pool} ─▶ model ─▶ std
+//!                 ├───▶ filter ─▶ {source, sink, store, bridge, pool} ─▶ model
 //!                 └───▶ kinds  ─▶ {source, sink, store, bridge, pool} ─▶ model
 //! ```
 //! A path of ours is found wherever it stands in code, not only in `use` lines, and `super::` is followed.
@@ -25,8 +26,10 @@ fn may_name(module: &[String]) -> Option<Vec<String>> {
         "kinds" if module.get(1).is_none_or(|part| part == "bridges") => [CONTRACTS, &["kinds", "telemetry"]].concat(),
         "kinds" if module[1] == "open" => [CONTRACTS, &["kinds", "config", "telemetry"]].concat(),
         "kinds" => [CONTRACTS, &["telemetry"]].concat(),
-        "config" => vec!["config", "error", "model"],
-        "ops" => [CONTRACTS, &["ops", "engine", "kinds", "config", "telemetry"]].concat(),
+        "filter" => [CONTRACTS, &["filter", "telemetry"]].concat(),
+        // What can be wanted of a filter is said in configuration's words; what a filter does is not its business.
+        "config" => vec!["config", "error", "model", "filter::rules", "filter::classes"],
+        "ops" => [CONTRACTS, &["ops", "engine", "filter", "kinds", "config", "telemetry"]].concat(),
         "cli" => return None,
         "main" => vec!["cli"],
         // lib.rs lists the modules and names nothing.
@@ -185,6 +188,7 @@ fn is_pure(path: &str) -> bool {
     let name = path.rsplit('/').next().unwrap();
     path.starts_with("src/model/")
         || path == "src/bridge.rs"
+        || (path.starts_with("src/filter/") && name != "edge.rs")
         || (path.starts_with("src/engine/") && ENGINE.contains(&name))
         || (path.starts_with("src/kinds/") && (path.contains("/wire/") || KINDS.contains(&name)))
 }

@@ -7,8 +7,8 @@
 //! - *Revision* where the sink can hold the source's as it is. Blank is equal to blank, however a kind writes it.
 //! - What has expired is absent on either side: it is never written, and the sink's copy is deleted.
 //!
-//! In the teleport layout `.locks/` is never carried over: a lock held at the source must not block the leader tasks of a
-//! cluster that starts on the replica. Pure: the clock comes in.
+//! What a stream leaves out, renames or masks is no matter here: [`bodies`] says how a kind's bodies are looked into, and who
+//! filters does it before anything comes here. Pure: the clock comes in.
 
 #[cfg(feature = "postgresql")]
 mod postgresql;
@@ -19,12 +19,10 @@ mod tests;
 
 use std::sync::Arc;
 
-use crate::bridge::{Bridge, Verdict, same_item};
+use crate::bridge::{Bodies, Bridge, Verdict, same_item};
 use crate::error::{Error, Result};
 use crate::model::{Item, Kind, Layout, Micros, Row};
 
-/// Left out of every teleport layout.
-const NEVER: &str = ".locks/";
 /// The nil UUID as text, which Teleport shows for a blank revision.
 const NIL: &[u8] = b"00000000-0000-0000-0000-000000000000";
 
@@ -32,7 +30,7 @@ const NIL: &[u8] = b"00000000-0000-0000-0000-000000000000";
 ///
 /// # Errors
 /// Config when the layout cannot connect the two, or this build does not hold one of them.
-pub fn bridge(source: Kind, sink: Kind, layout: Layout, exclude: &[String]) -> Result<Arc<dyn Bridge>> {
+pub fn bridge(source: Kind, sink: Kind, layout: Layout) -> Result<Arc<dyn Bridge>> {
     match (layout, source, sink) {
         #[cfg(feature = "postgresql")]
         (Layout::Raw, Kind::Postgresql, Kind::Postgresql) => Ok(Arc::new(postgresql::Raw::default())),
@@ -40,14 +38,24 @@ pub fn bridge(source: Kind, sink: Kind, layout: Layout, exclude: &[String]) -> R
             Err(Error::config(format!("connect {source} with {sink}: layout raw needs postgresql on both sides")))
         }
         (Layout::Teleport, ..) => {
-            let prefixes = std::iter::once(NEVER).chain(exclude.iter().map(String::as_str));
-            Ok(Arc::new(Items {
-                source: codec(source)?,
-                sink: codec(sink)?,
-                one_kind: source == sink,
-                exclude: prefixes.map(|prefix| prefix.as_bytes().to_vec()).collect(),
-            }))
+            Ok(Arc::new(Items { source: codec(source)?, sink: codec(sink)?, one_kind: source == sink }))
         }
+    }
+}
+
+/// How a kind lays Teleport's items into bodies.
+///
+/// # Errors
+/// Config when this build does not hold the kind.
+pub fn bodies(kind: Kind) -> Result<Arc<dyn Bodies>> {
+    match kind {
+        #[cfg(feature = "sqlite")]
+        Kind::Sqlite => Ok(Arc::new(sqlite::Sqlite)),
+        #[cfg(feature = "postgresql")]
+        Kind::Postgresql => Ok(Arc::new(postgresql::Postgresql::new()?)),
+        Kind::Memory => Err(Error::bug("look into bodies: the memory kind does not hold Teleport's items")),
+        #[allow(unreachable_patterns, reason = "reached in builds that leave a kind out")]
+        kind => Err(super::left_out(kind)),
     }
 }
 
@@ -92,14 +100,9 @@ struct Items {
     source: Box<dyn Codec>,
     sink: Box<dyn Codec>,
     one_kind: bool,
-    exclude: Vec<Vec<u8>>,
 }
 
 impl Bridge for Items {
-    fn takes(&self, row: Row<'_>) -> bool {
-        !self.exclude.iter().any(|prefix| row.key.starts_with(prefix))
-    }
-
     fn translate(&self, row: Row<'_>, now: Micros, out: &mut Vec<u8>) -> Result<Verdict> {
         if self.one_kind {
             return Ok(if self.source.expired(row, now)? { Verdict::Delete } else { Verdict::AsIs });

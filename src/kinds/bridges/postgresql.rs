@@ -2,8 +2,10 @@
 //!
 //! A revision that is no canonical UUID becomes one that is always the same for the same text (`postgres::kvrow`).
 
+use std::borrow::Cow;
+
 use super::Codec;
-use crate::bridge::{Bridge, Verdict, same_item};
+use crate::bridge::{Bodies, Bridge, Verdict, same_item};
 use crate::error::Result;
 use crate::kinds::postgres::kvrow::{self, Kv};
 use crate::kinds::postgres::rowcodec;
@@ -62,22 +64,32 @@ impl Codec for Postgresql {
     }
 }
 
+impl Bodies for Postgresql {
+    fn expires(&self, row: Row<'_>) -> Result<Option<bool>> {
+        self.columns(row)?.expires(row.body)
+    }
+
+    fn value<'a>(&self, row: Row<'a>) -> Result<Option<Cow<'a, [u8]>>> {
+        self.columns(row)?.value(row.body)
+    }
+
+    fn rewrite(&self, row: Row<'_>, key: Option<&[u8]>, value: Option<&[u8]>, out: &mut Vec<u8>) -> Result<bool> {
+        self.columns(row)?.rewrite(row.body, key, value, out).map(|()| true)
+    }
+}
+
 fn fill(shapes: &Shapes, older: Row<'_>, patch: Row<'_>, out: &mut Vec<u8>) -> Result<bool> {
     let (old, new) = (shapes.get(older.table)?, shapes.get(patch.table)?);
     rowcodec::fill((&old, older.body), (&new, patch.body), out)
 }
 
-/// Any PostgreSQL tables, untouched: nothing is left out and nothing expires.
+/// Any PostgreSQL tables, untouched: nothing expires.
 #[derive(Default)]
 pub(super) struct Raw {
     shapes: Shapes,
 }
 
 impl Bridge for Raw {
-    fn takes(&self, _: Row<'_>) -> bool {
-        true
-    }
-
     fn translate(&self, _: Row<'_>, _: Micros, _: &mut Vec<u8>) -> Result<Verdict> {
         Ok(Verdict::AsIs)
     }

@@ -1,11 +1,29 @@
 //! Items as SQLite bodies: nanoseconds, and revisions of any text.
 
+use std::borrow::Cow;
+
 use super::Codec;
+use crate::bridge::Bodies;
 use crate::error::{Error, Result};
 use crate::kinds::sqlite::body;
 use crate::model::{Item, Micros, Row};
 
 pub(super) struct Sqlite;
+
+impl Bodies for Sqlite {
+    fn expires(&self, row: Row<'_>) -> Result<Option<bool>> {
+        body::expires(row.body).map(Some)
+    }
+
+    fn value<'a>(&self, row: Row<'a>) -> Result<Option<Cow<'a, [u8]>>> {
+        body::value(row.body).map(|value| Some(Cow::Borrowed(value)))
+    }
+
+    fn rewrite(&self, row: Row<'_>, _: Option<&[u8]>, value: Option<&[u8]>, out: &mut Vec<u8>) -> Result<bool> {
+        // The key is a column beside the body.
+        value.map_or(Ok(false), |value| body::with_value(row.body, value, out).map(|()| true))
+    }
+}
 
 impl Codec for Sqlite {
     fn item(&self, row: Row<'_>) -> Result<Item> {

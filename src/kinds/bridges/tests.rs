@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use rusqlite::types::ValueRef;
 
-use super::bridge;
+use super::{bodies, bridge};
 use crate::bridge::{Bridge, Verdict};
 use crate::kinds::postgres::kvrow::{self, Kv};
+use crate::kinds::postgres::rowcodec::{self, Value};
 use crate::kinds::sqlite::body::{self, Body};
 use crate::model::{Item, Kind, Layout, Micros, Op, Row, Table};
 
@@ -75,7 +76,7 @@ fn carried(bridge: &dyn Bridge, from: &Stored, sink: Kind) -> Stored {
 }
 
 fn route(from: Kind, to: Kind) -> Arc<dyn Bridge> {
-    bridge(from, to, Layout::Teleport, &["/excluded/".into()]).unwrap()
+    bridge(from, to, Layout::Teleport).unwrap()
 }
 
 const ROUTES: [(Kind, Kind); 4] = [
@@ -173,26 +174,56 @@ fn what_has_expired_becomes_a_delete() {
     }
 }
 
+/// What a filter looks into and writes, in both kinds, rows of old servers (text) included.
 #[test]
-fn locks_and_excluded_prefixes_are_left_out_and_nothing_else() {
-    let bridge = route(Kind::Sqlite, Kind::Postgresql);
-    for (key, taken) in [
-        (".locks/athena_lock", false),
-        ("/locks/user", true),
-        (".flags/x", true),
-        ("/excluded/a", false),
-        ("/excluded", true),
-        ("/nodes/default/.locks/", true),
-    ] {
-        let row = stored(Kind::Sqlite, key, &Item::default());
-        assert_eq!(bridge.takes(row.row()), taken, "{key}");
+fn a_row_is_rewritten_under_another_key_and_with_another_value_and_keeps_the_rest() {
+    for kind in [Kind::Sqlite, Kind::Postgresql] {
+        let bodies = bodies(kind).unwrap();
+        for expires in [None, Some(E)] {
+            let old = stored(kind, "/old", &item(b"old", expires, R));
+            assert_eq!(bodies.expires(old.row()).unwrap(), Some(expires.is_some()));
+            assert_eq!(bodies.value(old.row()).unwrap().as_deref(), Some(&b"old"[..]));
+            for (key, value) in [(None, Some("new")), (Some("/new"), None), (Some("/new"), Some("new"))] {
+                let mut out = Vec::new();
+                let (key, value) = (key.map(str::as_bytes), value.map(str::as_bytes));
+                let changed = bodies.rewrite(old.row(), key, value, &mut out).unwrap();
+                let name = String::from_utf8(key.unwrap_or(b"/old").to_vec()).unwrap();
+                let wanted = stored(kind, &name, &item(value.unwrap_or(b"old"), expires, R));
+                assert_eq!(if changed { &out } else { &old.body }, &wanted.body, "{kind} {key:?} {value:?}");
+            }
+        }
     }
 }
 
 #[test]
+fn a_row_in_text_form_stays_in_it_and_a_hole_stays_a_hole() {
+    let bodies = bodies(Kind::Postgresql).unwrap();
+    let table = kvrow::shape("public").table();
+    let body = |key: Value<'_>, value: Value<'_>| {
+        let mut out = Vec::new();
+        rowcodec::begin(&mut out, 4);
+        for value in [key, value, Value::Text(b"infinity"), Value::Text(R.as_bytes())] {
+            rowcodec::push(&mut out, value);
+        }
+        out
+    };
+    let row = |body: &[u8]| {
+        let row = Row { op: Op::Patch, fresh: false, table: &table, key: b"/old", body, from: None, at: T };
+        let mut out = Vec::new();
+        bodies.rewrite(row, Some(b"/new"), Some(b"new"), &mut out).unwrap();
+        (bodies.value(row).unwrap().map(|value| value.into_owned()), bodies.expires(row).unwrap(), out)
+    };
+    let text = body(Value::Text(b"\\x2f6f6c64"), Value::Text(b"\\x6f6c64"));
+    let wanted = body(Value::Text(b"\\x2f6e6577"), Value::Text(b"\\x6e6577"));
+    assert_eq!(row(&text), (Some(b"old".to_vec()), Some(false), wanted));
+    let holes = body(Value::Unchanged, Value::Unchanged);
+    assert_eq!(row(&holes), (None, Some(false), holes.clone()));
+}
+
+#[test]
 fn raw_connects_only_postgresql_with_itself() {
-    assert!(bridge(Kind::Postgresql, Kind::Postgresql, Layout::Raw, &[]).is_ok());
+    assert!(bridge(Kind::Postgresql, Kind::Postgresql, Layout::Raw).is_ok());
     for (from, to) in &ROUTES[..3] {
-        assert!(bridge(*from, *to, Layout::Raw, &[]).is_err());
+        assert!(bridge(*from, *to, Layout::Raw).is_err());
     }
 }

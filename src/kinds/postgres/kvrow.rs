@@ -201,6 +201,45 @@ impl Kv {
         Ok(expires != Value::Unchanged && expires_of(expires)?.is_some_and(|at| at <= now.saturating_sub(EPOCH)))
     }
 
+    /// Whether the row expires at some time; `None` if that is a hole.
+    ///
+    /// # Errors
+    /// Corrupt when it is not a row of `kv`.
+    pub fn expires(&self, body: &[u8]) -> Result<Option<bool>> {
+        match self.fields(body)?.expires {
+            Value::Unchanged => Ok(None),
+            value => Ok(Some(expires_of(value)?.is_some())),
+        }
+    }
+
+    /// The value of a row; `None` if it is a hole.
+    ///
+    /// # Errors
+    /// Corrupt when it is not a row of `kv`.
+    pub fn value<'a>(&self, body: &'a [u8]) -> Result<Option<Cow<'a, [u8]>>> {
+        match self.fields(body)?.value {
+            Value::Unchanged => Ok(None),
+            value => bytea(value).map(Some),
+        }
+    }
+
+    /// Appends the same row, each column in the form that it has, under another key or with another value. Holes stay.
+    ///
+    /// # Errors
+    /// Corrupt when it is not a row of `kv`.
+    pub fn rewrite(&self, body: &[u8], key: Option<&[u8]>, value: Option<&[u8]>, out: &mut Vec<u8>) -> Result<()> {
+        rowcodec::begin(out, 4);
+        for (index, column) in Columns::expect(body, 4)?.enumerate() {
+            let other = if index == self.key { key } else { value.filter(|_| index == self.value) };
+            match (column?, other) {
+                (Value::Text(_), Some(bytes)) => rowcodec::push(out, Value::Text(&hex(bytes))),
+                (Value::Binary(_) | Value::Null, Some(bytes)) => rowcodec::push(out, Value::Binary(bytes)),
+                (column, _) => rowcodec::push(out, column),
+            }
+        }
+        Ok(())
+    }
+
     fn write(&self, key: &[u8], value: &[u8], expires: Option<i64>, revision: Uuid, out: &mut Vec<u8>) {
         let instant = expires.map(i64::to_be_bytes);
         let expires = instant.as_ref().map_or(Value::Null, |bytes| Value::Binary(bytes));
@@ -233,6 +272,13 @@ fn bytea(value: Value<'_>) -> Result<Cow<'_, [u8]>> {
         }
         Value::Null | Value::Unchanged => Err(broken("key or value is missing")),
     }
+}
+
+/// Bytes as a server prints them.
+fn hex(bytes: &[u8]) -> Vec<u8> {
+    let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16).map_or(b'?', |digit| digit as u8);
+    let digits = bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]);
+    b"\\x".iter().copied().chain(digits).collect()
 }
 
 /// Bytes from their hexadecimal digits.

@@ -129,6 +129,26 @@ pub fn expired(body: &[u8], now: Micros) -> Result<bool> {
     Ok(expires.is_some_and(|at| at <= i128::from(now) * 1_000))
 }
 
+/// Whether the body's item expires at some time. A time that cannot be read is one.
+pub fn expires(body: &[u8]) -> Result<bool> {
+    Ok(!matches!(Body::decode(body)?.expires_at(), Ok(None)))
+}
+
+/// The value of a body; empty for none, and for a number, which Teleport never writes.
+pub fn value(body: &[u8]) -> Result<&[u8]> {
+    Body::decode(body).map(|body| bytes_of(body.value))
+}
+
+/// Appends the same body with another value.
+pub fn with_value(body: &[u8], value: &[u8], out: &mut Vec<u8>) -> Result<()> {
+    let body = Body::decode(body)?;
+    let value = match body.value {
+        ValueRef::Text(_) => ValueRef::Text(value),
+        _ => ValueRef::Blob(value),
+    };
+    Body { value, ..body }.encode(out)
+}
+
 fn bytes_of(cell: ValueRef<'_>) -> &[u8] {
     match cell {
         ValueRef::Text(bytes) | ValueRef::Blob(bytes) => bytes,
@@ -233,6 +253,23 @@ mod tests {
         assert!(to_item(&unreadable).is_err());
         assert!(same(&unreadable, &unreadable).unwrap());
         assert!(!expired(&unreadable, Micros::MAX).unwrap());
+    }
+
+    #[test]
+    fn another_value_leaves_the_rest_as_it_was() {
+        let expires = ValueRef::Text(b"2026-04-01T14:10:30+02:00");
+        for old in [ValueRef::Null, ValueRef::Blob(b"old"), ValueRef::Integer(7)] {
+            let mut out = Vec::new();
+            with_value(&encoded(expires, old, b"r"), b"new", &mut out).unwrap();
+            assert_eq!(out, encoded(expires, ValueRef::Blob(b"new"), b"r"));
+            assert_eq!(value(&out).unwrap(), b"new");
+        }
+        let mut out = Vec::new();
+        with_value(&encoded(expires, ValueRef::Text(b"old"), b"r"), b"new", &mut out).unwrap();
+        assert_eq!(out, encoded(expires, ValueRef::Text(b"new"), b"r"));
+        for (cell, wanted) in [(ValueRef::Null, false), (expires, true), (ValueRef::Text(b"soon"), true)] {
+            assert_eq!(super::expires(&encoded(cell, ValueRef::Null, b"")).unwrap(), wanted);
+        }
     }
 
     #[test]
