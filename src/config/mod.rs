@@ -62,12 +62,13 @@ pub fn parse(file: &str, text: &str, outside: &dyn Outside) -> Result<Config> {
     let top = Section::new(&context, "", &tree)?;
     let mut whole = Whole::default();
     whole.read(&top)?;
-    let pipelines = match top.own("pipelines") {
+    let mut pipelines = match top.own("pipelines") {
         None => vec![pipeline::read(&top)?],
         Some(list) => several(&context, &top, list, &mut whole)?,
     };
     top.finish()?;
     pipeline::distinct(file, &pipelines)?;
+    pipeline::shared(&mut pipelines);
     Ok(Config {
         pipelines,
         state_dir: whole.state_dir.unwrap_or_else(|| "driftless-state".into()),

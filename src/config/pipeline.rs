@@ -18,6 +18,8 @@ pub struct Pipeline {
     pub src: Endpoint,
     /// Where they go.
     pub dst: Endpoint,
+    /// Names of all pipelines of the file that name this source, itself included, in the order of the file.
+    pub shares: Vec<String>,
     /// Concurrent requests while copying, at least 1.
     pub parallel: usize,
     /// Whether a destination may hold data that this stream did not write.
@@ -123,6 +125,7 @@ pub(super) fn read(section: &Section<'_>) -> Result<Pipeline> {
         lanes: lanes(section)?,
         lag_budget: section.duration("lag_budget")?.unwrap_or(Duration::from_secs(5)),
         rules: rules::read(section, src.layout())?,
+        shares: Vec::new(),
         src,
         dst,
     })
@@ -214,6 +217,18 @@ fn lanes(section: &Section<'_>) -> Result<Lanes> {
             Ok(lanes) => Ok(lanes.and_then(|n| u16::try_from(n).ok()).map_or(Lanes::Auto, Lanes::Fixed)),
             Err(_) => Err(section.wrong("lanes", "must be `auto` or a whole number from 1 to 64")),
         },
+    }
+}
+
+/// Writes down which pipelines name the same source.
+pub(super) fn shared(pipelines: &mut [Pipeline]) {
+    let shares = |pipeline: &Pipeline| {
+        let mates = pipelines.iter().filter(|other| other.src == pipeline.src);
+        mates.map(|mate| mate.name.clone()).collect::<Vec<_>>()
+    };
+    let all: Vec<_> = pipelines.iter().map(shares).collect();
+    for (pipeline, shares) in pipelines.iter_mut().zip(all) {
+        pipeline.shares = shares;
     }
 }
 

@@ -38,12 +38,13 @@ impl Work {
         let mut routes = Vec::new();
         for pipeline in &config.pipelines {
             routes.push(Route::open_through(config, pipeline, &mut |source| {
-                if !is_journaled(config, pipeline) {
+                if !is_journaled(pipeline) {
                     return Ok(source);
                 }
-                let reader = match readers.entry(leader(config, pipeline).name.as_str()) {
+                let name = leader(config, pipeline);
+                let reader = match readers.entry(name) {
                     Entry::Occupied(known) => known.into_mut(),
-                    Entry::Vacant(new) => new.insert(Reader::new(config, pipeline, source)?),
+                    Entry::Vacant(new) => new.insert(Reader::new(config, pipeline, name, source)?),
                 };
                 Ok(reader.source(&pipeline.name))
             })?);

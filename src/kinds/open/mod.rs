@@ -140,7 +140,7 @@ impl Endpoint {
 /// Config, with what is wrong with its keys.
 pub fn open(wanted: Wanted<'_>, side: Side) -> Result<Endpoint> {
     let wanted = match side {
-        Side::Source => Wanted { name: &shared::leader(wanted.config, wanted.pipeline).name, ..wanted },
+        Side::Source => Wanted { name: shared::leader(wanted.config, wanted.pipeline), ..wanted },
         Side::Sink => wanted,
     };
     let configured = match side {

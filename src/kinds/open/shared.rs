@@ -16,50 +16,42 @@ use crate::source::Source;
 const FOLDER: &str = "journal";
 
 /// Whether a pipeline's source is read through a journal.
-pub fn is_journaled(config: &Config, pipeline: &Pipeline) -> bool {
+pub fn is_journaled(pipeline: &Pipeline) -> bool {
     match pipeline.journal.enabled {
         Enabled::On => true,
         Enabled::Off => false,
         Enabled::Auto => {
             let forgets = matches!(pipeline.src, Endpoint::Sqlite(_));
-            forgets || pipeline.journal.ack == crate::config::Ack::Journal || mates(config, pipeline).count() > 1
+            forgets || pipeline.journal.ack == crate::config::Ack::Journal || pipeline.shares.len() > 1
         }
     }
 }
 
-/// The pipeline under whose name a pipeline's source is read.
-pub fn leader<'c>(config: &'c Config, pipeline: &'c Pipeline) -> &'c Pipeline {
-    if !is_journaled(config, pipeline) {
-        return pipeline;
+/// The name under which a pipeline's source is read.
+pub fn leader<'c>(config: &Config, pipeline: &'c Pipeline) -> &'c str {
+    if !is_journaled(pipeline) {
+        return &pipeline.name;
     }
-    let has = |path: &str| {
-        let mut mates = mates(config, pipeline);
-        mates.find(|mate| config.state_dir.join(&mate.name).join(path).is_dir())
-    };
-    has(FOLDER).or_else(|| has("")).or_else(|| mates(config, pipeline).next()).unwrap_or(pipeline)
-}
-
-fn mates<'c>(config: &'c Config, pipeline: &'c Pipeline) -> impl Iterator<Item = &'c Pipeline> {
-    config.pipelines.iter().filter(|other| other.src == pipeline.src)
+    let has = |path: &str| pipeline.shares.iter().find(|name| config.state_dir.join(name).join(path).is_dir());
+    has(FOLDER).or_else(|| has("")).or(pipeline.shares.first()).unwrap_or(&pipeline.name)
 }
 
 /// One reader of a source that several pipelines may follow.
 pub struct Reader(Arc<Relay>);
 
 impl Reader {
-    /// The reader of this pipeline's source, which was opened under the leader's name. Touches nothing yet.
+    /// The reader of this pipeline's source, which was opened under this name. Touches nothing yet.
     ///
     /// # Errors
     /// Config, for a key that is none.
-    pub fn new(config: &Config, pipeline: &Pipeline, source: Arc<dyn Source>) -> Result<Self> {
-        let leader = leader(config, pipeline);
-        let keys = keys(leader)?;
-        let folder = config.state_dir.join(&leader.name).join(FOLDER);
-        let (lineage, own) = (leader.src.kind().to_string(), keys.clone());
+    pub fn new(config: &Config, pipeline: &Pipeline, name: &str, source: Arc<dyn Source>) -> Result<Self> {
+        let keys = keys(pipeline)?;
+        let folder = config.state_dir.join(name).join(FOLDER);
+        let (lineage, own) = (pipeline.src.kind().to_string(), keys.clone());
         let wanted = Wanted {
-            name: leader.name.clone(),
-            names: mates(config, pipeline).map(|mate| mate.name.clone()).collect(),
-            ack: match leader.journal.ack {
+            name: name.to_owned(),
+            names: pipeline.shares.clone(),
+            ack: match pipeline.journal.ack {
                 crate::config::Ack::Sink => Ack::Sink,
                 crate::config::Ack::Journal => Ack::Journal,
             },
@@ -72,8 +64,8 @@ impl Reader {
             }),
             keys,
             retention: Retention {
-                bytes: leader.journal.max_bytes,
-                age: i64::try_from(leader.journal.retain.as_micros()).unwrap_or(i64::MAX),
+                bytes: pipeline.journal.max_bytes,
+                age: i64::try_from(pipeline.journal.retain.as_micros()).unwrap_or(i64::MAX),
                 outrun: true,
             },
             now,

@@ -8,13 +8,13 @@ use crate::error::{Error, Result};
 use crate::source::Source;
 
 /// Never, in such a build.
-pub fn is_journaled(_: &Config, _: &Pipeline) -> bool {
+pub fn is_journaled(_: &Pipeline) -> bool {
     false
 }
 
-/// The pipeline itself.
-pub fn leader<'c>(_: &'c Config, pipeline: &'c Pipeline) -> &'c Pipeline {
-    pipeline
+/// The pipeline's own name.
+pub fn leader<'c>(_: &Config, pipeline: &'c Pipeline) -> &'c str {
+    &pipeline.name
 }
 
 /// There is none.
@@ -23,7 +23,7 @@ pub struct Reader(Infallible);
 impl Reader {
     /// # Errors
     /// Always; nobody asks, because no pipeline is journaled.
-    pub fn new(_: &Config, _: &Pipeline, _: Arc<dyn Source>) -> Result<Self> {
+    pub fn new(_: &Config, _: &Pipeline, _: &str, _: Arc<dyn Source>) -> Result<Self> {
         Err(Error::bug("open a journal in a build that has none"))
     }
 
