@@ -81,6 +81,11 @@ SIGTERM or Ctrl-C brings what is in flight to the destination and ends with 0; a
 start resumes. While another process owns the stream, this one stands by and takes over when the other is gone for ten \
 seconds. /metrics, /livez, /readyz and /status.json are served at `listen` (127.0.0.1:9464).")]
     Run(Follow),
+    /// Read every source into its journal until stopped, and touch no destination
+    #[command(after_help = "\
+The source may forget what the journal has. Goes on where the journal ends; what was missed in between is noted there. A \
+`run` of the same configuration and `capture` exclude each other.")]
+    Capture(Check),
     /// Compare both sides, also while they change; exit code 4 if they differ
     #[command(after_help = "\
 Beside a running `run` the differences are judged against the changes that are still on their way, and --repair asks that \
@@ -139,7 +144,7 @@ pub struct Status {
     pub watch: bool,
 }
 
-/// Options of `check` and `drop-slot`.
+/// Options of `capture`, `check` and `drop-slot`.
 #[derive(Clone, Debug, Args)]
 pub struct Check {
     /// Which configuration.

@@ -80,6 +80,9 @@ async fn run(command: &Command, printer: Printer) -> Result<Exit> {
             }
             Ok(Exit::Done)
         }
+        Command::Capture(options) => {
+            ops::capture::capture(&load(&options.target)?, &signals::listen()?).await.map(|()| Exit::Done)
+        }
         Command::Run(options) => work::run(load(&options.target)?, options, printer).await,
         Command::Clone(options) => work::clone(load(&options.target)?, options, printer).await,
         Command::Verify(options) => work::compare(load(&options.target)?, options, printer).await,

@@ -1,5 +1,6 @@
 //! One verb, one file. Verbs return values and print nothing; `cli` shows them.
 
+pub mod capture;
 pub mod check;
 pub mod control;
 pub mod copy;

@@ -3,6 +3,8 @@
 //! A server that cannot be started fails the test that needs it; nothing is skipped. `make servers` installs them.
 #![allow(clippy::unwrap_used, missing_docs, dead_code)] // Tests stop at the first surprise.
 
+#[cfg(all(feature = "journal", feature = "postgresql", feature = "sqlite"))]
+mod capture;
 mod cli;
 mod config;
 #[cfg(feature = "sqlite")]

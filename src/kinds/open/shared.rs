@@ -4,6 +4,7 @@
 //! journal already, or at least state of its own, comes before others, so that a pipeline added to a file changes nothing for
 //! those that run.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use crate::config::{Config, Enabled, Endpoint, Pipeline};
@@ -45,16 +46,21 @@ impl Reader {
     /// # Errors
     /// Config, for a key that is none.
     pub fn new(config: &Config, pipeline: &Pipeline, name: &str, source: Arc<dyn Source>) -> Result<Self> {
+        let ack = match pipeline.journal.ack {
+            crate::config::Ack::Sink => Ack::Sink,
+            crate::config::Ack::Journal => Ack::Journal,
+        };
+        Self::open(config, pipeline, name, ack, source)
+    }
+
+    fn open(config: &Config, pipeline: &Pipeline, name: &str, ack: Ack, source: Arc<dyn Source>) -> Result<Self> {
         let keys = keys(pipeline)?;
         let folder = config.state_dir.join(name).join(FOLDER);
         let (lineage, own) = (pipeline.src.kind().to_string(), keys.clone());
         let wanted = Wanted {
             name: name.to_owned(),
             names: pipeline.shares.clone(),
-            ack: match pipeline.journal.ack {
-                crate::config::Ack::Sink => Ack::Sink,
-                crate::config::Ack::Journal => Ack::Journal,
-            },
+            ack,
             memory: config.memory_of_one() / 2,
             disk: Box::new(move || Folder::own(&folder).map(|folder| Arc::new(folder) as Arc<dyn Disk>)),
             options: Box::new(move || Options {
@@ -76,6 +82,22 @@ impl Reader {
     /// The source as one of the pipelines sees it.
     pub fn source(&self, name: &str) -> Arc<dyn Source> {
         self.0.source(name)
+    }
+
+    /// A reader that captures for nobody in particular: the source may forget what the journal has.
+    ///
+    /// # Errors
+    /// As [`Reader::new`].
+    pub fn alone(config: &Config, pipeline: &Pipeline, name: &str, source: Arc<dyn Source>) -> Result<Self> {
+        Self::open(config, pipeline, name, Ack::Journal, source)
+    }
+
+    /// Captures until that fails, or the future is dropped.
+    ///
+    /// # Errors
+    /// Always, in the end: why it failed.
+    pub async fn capture(&self) -> Result<Infallible> {
+        self.0.capture().await
     }
 
     /// Stops reading, once what was read is durable.

@@ -27,6 +27,17 @@ impl Reader {
         Err(Error::bug("open a journal in a build that has none"))
     }
 
+    /// # Errors
+    /// Always.
+    pub fn alone(_: &Config, _: &Pipeline, _: &str, _: Arc<dyn Source>) -> Result<Self> {
+        Err(Error::config("capture: this build of driftless was made without the journal"))
+    }
+
+    /// Captures.
+    pub async fn capture(&self) -> Result<Infallible> {
+        match self.0 {}
+    }
+
     /// The source as one of the pipelines sees it.
     pub fn source(&self, _: &str) -> Arc<dyn Source> {
         match self.0 {}

@@ -155,6 +155,11 @@ impl Hub {
         self.tell();
     }
 
+    /// Why the capture has ended, if it has.
+    pub(super) fn ended(&self) -> Option<Error> {
+        self.lock().end.as_ref().map(|end| Error::new(end.fault, end.text.clone()))
+    }
+
     /// Whether the capture has ended.
     pub(super) fn has_ended(&self) -> bool {
         self.lock().end.is_some()

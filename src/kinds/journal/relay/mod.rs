@@ -22,6 +22,7 @@ mod scribe;
 mod tests;
 mod trail;
 
+use std::convert::Infallible;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -96,6 +97,22 @@ impl Relay {
     /// The source as one stream sees it.
     pub fn source(self: &Arc<Self>, name: &str) -> Arc<dyn Source> {
         Arc::new(Journaled { relay: Arc::clone(self), name: name.to_owned() })
+    }
+
+    /// Captures, for nobody in particular, from where the journal ends or from a new pin: until the capture fails.
+    ///
+    /// # Errors
+    /// Always, in the end: why it failed.
+    pub async fn capture(&self) -> Result<Infallible> {
+        let hub = self.ensure(None).await?;
+        let mut news = hub.news();
+        loop {
+            news.mark_unchanged();
+            if let Some(error) = hub.ended() {
+                return Err(error);
+            }
+            news.changed().await.map_err(|_| Error::bug("capture: the hub is gone"))?;
+        }
     }
 
     /// Ends what is under way, once the journal is durable.
@@ -181,8 +198,8 @@ impl Relay {
         Ok(Running { hub, capture, written })
     }
 
-    /// Makes sure that a capture is under way: from where the journal ends, or else from `from`.
-    async fn ensure(&self, from: &Checkpoint) -> Result<Arc<Hub>> {
+    /// Makes sure that a capture is under way: from where the journal ends, or else from `from`, or a new pin.
+    async fn ensure(&self, from: Option<&Checkpoint>) -> Result<Arc<Hub>> {
         let mut running = self.running.lock().await;
         if self.is_running(&mut running).await?
             && let Some(running) = running.as_ref()
@@ -202,7 +219,11 @@ impl Relay {
                 Err(error) => return Err(error),
             }
         }
-        let begun = self.begin(self.standing(writer, from).await?, from).await?;
+        let from = match from {
+            Some(from) => from.clone(),
+            None => self.source.pin().await?,
+        };
+        let begun = self.begin(self.standing(writer, &from).await?, &from).await?;
         Ok(Arc::clone(&running.insert(begun).hub))
     }
 
@@ -224,14 +245,14 @@ impl Relay {
 
     async fn pin(&self, repeated: bool) -> Result<Checkpoint> {
         let pin = if repeated { self.source.repin().await? } else { self.source.pin().await? };
-        self.ensure(&pin).await?;
+        self.ensure(Some(&pin)).await?;
         Ok(pin)
     }
 
     async fn tail(&self, name: &str, from: &Checkpoint, pool: &Pool) -> Result<Box<dyn Tail>> {
         let mut own = from.clone();
         own.retain(|partition: &PartitionId| !partition.is_engine());
-        let hub = self.ensure(&own).await?;
+        let hub = self.ensure(Some(&own)).await?;
         let disk = self.disk.get().ok_or_else(|| Error::bug("follow a journal that was not opened"))?;
         let journal = Journal { source: &*self.source, disk, keys: &self.wanted.keys };
         Ok(Box::new(Follower::new(&hub, name, pool, &journal, &own).await?))
@@ -279,7 +300,7 @@ impl Source for Journaled {
 
     fn keep<'a>(&'a self, from: &'a Checkpoint) -> Fut<'a, ()> {
         Box::pin(async move {
-            let hub = self.relay.ensure(from).await?;
+            let hub = self.relay.ensure(Some(from)).await?;
             hub.sink(&self.name, from);
             Ok(())
         })
