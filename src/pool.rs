@@ -31,11 +31,12 @@ impl Pool {
     }
 
     /// A pool that keeps changes on their way within `memory` bytes. Half of it is for batches, the other half for what
-    /// sinks make of them; one batch is at most 1 MiB, so that a batch is a small part of a commit's work.
+    /// sinks make of them; one batch is at most 1 MiB, so that a batch is a small part of a commit's work. Buffers grow by
+    /// doubling, so a batch may take twice what it is filled with.
     pub fn for_memory(memory: usize) -> Self {
         let half = memory / 2;
         let batch_bytes = (half / 16).clamp(16 << 10, 1 << 20);
-        Self::new((half / batch_bytes).clamp(4, 64), batch_bytes)
+        Self::new((half / (2 * batch_bytes)).clamp(4, 64), batch_bytes)
     }
 
     /// How many bytes a batch should hold when it is handed on. One change that is larger goes into a batch of its own.

@@ -189,7 +189,7 @@ impl Lane {
             return true;
         }
         self.coalescer.compact();
-        self.coalescer.bytes() > self.limits.bytes / 2
+        self.coalescer.bytes() > self.limits.bytes / 3 * 2
     }
 
     pub(super) fn is_collecting(&self) -> bool {

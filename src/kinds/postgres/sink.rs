@@ -24,11 +24,13 @@ use crate::sink::{Limits, Sink, Writer};
 use crate::source::Fut;
 
 /// LIMIT: changes in one commit; what they need beside their bytes stays small against these.
-const CHANGES: usize = 100_000;
-/// LIMIT: bytes in one commit. Larger ones were not faster, and hold row locks longer.
-const BYTES: usize = 16 << 20;
-/// LIMIT: a commit exists as rows, as parameters and as bytes on their way to the socket at the same time.
-const SHARE: usize = 4;
+const CHANGES: usize = 32_768;
+/// LIMIT: bytes in one commit. Larger ones were not faster, and hold row locks longer; much smaller ones would not hold a
+/// hot table of a few thousand rows whole, and write its rows more often.
+const BYTES: usize = 12 << 20;
+/// LIMIT: a commit exists as rows, as parameters and as bytes on their way to the socket at the same time, a second one may
+/// be on its way behind it, and the next one is being collected.
+const SHARE: usize = 8;
 
 /// A PostgreSQL database that receives a stream.
 pub struct PgSink {
