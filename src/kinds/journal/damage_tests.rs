@@ -94,6 +94,77 @@ fn each_flipped_bit_is_found_and_never_given_out() {
     }
 }
 
+/// After a power loss that took the mark: what a later frame calls settled is damage, not a torn tail.
+#[test]
+fn a_flipped_bit_is_found_without_the_mark_wherever_a_later_frame_was_made() {
+    let faulty = Faulty::default();
+    let wrote = simple(&faulty, 6, options(1 << 20, None));
+    mark::Mark::remove(&faulty).unwrap();
+    let name = segment_name(1);
+    let whole = faulty.bytes(&name);
+    let frames: Vec<usize> = (0..whole.len()).filter(|at| whole[*at..].starts_with(b"dlf1")).collect();
+    assert_eq!(frames.len(), 6);
+    for at in frames[0]..whole.len() {
+        let mut flipped = whole.clone();
+        flipped[at] ^= 8;
+        faulty.put(&name, flipped);
+        let (read, end) = all(&faulty);
+        assert_eq!(read, wrote[..read.len()], "byte {at}");
+        match end {
+            Err(error) => assert!(at < frames[5] && error.fault() == Fault::Corrupt, "byte {at}: {error}"),
+            Ok(end) => assert!(at >= frames[5] && matches!(end, Given::Torn(_)), "byte {at}: {end:?}"),
+        }
+    }
+}
+
+/// A segment that no writer of ours makes, with these records in a frame each.
+fn crafted(faulty: &Faulty, first: u64, previous: format::Salt, frames: &[Vec<u8>]) {
+    let head =
+        format::SegmentHead { lineage: LINEAGE.into(), first, made: 0, key: None, salt: [first as u8; 16], previous };
+    let mut bytes = head.encode().unwrap();
+    let mut sealer = frame::Sealer::new(&head, &bytes, &keys(None)).unwrap();
+    for (number, records) in (0..).zip(frames) {
+        let head = format::FrameHead { sequence: first + number, ..format::FrameHead::default() };
+        sealer.seal(records, head, false, &mut bytes);
+    }
+    faulty.put(&segment_name(first), bytes);
+}
+
+fn standing(reached: &[(crate::model::PartitionId, crate::model::Position)]) -> Vec<u8> {
+    let reached = reached.iter().cloned().collect();
+    let mut out = Vec::new();
+    records::encode_standing(&mut out, &records::Standing { reached, ..records::Standing::default() });
+    out
+}
+
+fn run(batch: &crate::model::Batch) -> Vec<u8> {
+    let (mut out, mut tables) = (Vec::new(), records::Tables::default());
+    let piece = pieces::Piece::whole(batch);
+    records::encode_run(&mut out, &mut tables, &mut records::Span::default(), None, batch, &piece).unwrap();
+    out
+}
+
+#[test]
+fn records_that_do_not_follow_from_each_other_are_damage_whatever_their_checksums_say() {
+    let both = |a: Vec<u8>, b: Vec<u8>| [a, b].concat();
+    let end = |faulty: &Faulty| all(faulty).1.unwrap_err().to_string();
+    let faulty = Faulty::default();
+    crafted(&faulty, 1, [0; 16], &[both(standing(&[]), run(&one(0))), run(&one(5))]);
+    assert!(end(&faulty).contains("no gap is noted") && end(&faulty).contains("frame 2"), "{}", end(&faulty));
+    let faulty = Faulty::default();
+    crafted(&faulty, 1, [0; 16], &[both(standing(&[]), run(&one(0)))]);
+    crafted(&faulty, 2, [1; 16], &[both(standing(&[(partition(), place(2))]), run(&one(2)))]);
+    assert!(end(&faulty).contains("partitions stand elsewhere"), "{}", end(&faulty));
+    crafted(&faulty, 2, [1; 16], &[both(standing(&[(partition(), place(1))]), run(&one(1)))]);
+    assert_eq!(all(&faulty).1.unwrap(), Given::End, "so it would be right");
+    // A segment that does not say where everything stands, and one that says it twice.
+    crafted(&faulty, 2, [1; 16], &[run(&one(1))]);
+    assert!(end(&faulty).contains("none of its kind"), "{}", end(&faulty));
+    crafted(&faulty, 2, [1; 16], &[standing(&[(partition(), place(1))]), standing(&[(partition(), place(1))])]);
+    assert!(end(&faulty).contains("none of its kind"), "{}", end(&faulty));
+    assert_eq!(verify(&disk(&faulty), &keys(None), u64::MAX).unwrap().damage.len(), 1);
+}
+
 #[test]
 fn damage_is_told_with_segment_offset_and_sequence_and_again_at_each_call() {
     let faulty = Faulty::default();
@@ -301,14 +372,17 @@ proptest! {
     fn a_power_loss_takes_nothing_that_was_durable(
         plans in proptest::collection::vec((plans(), 0u8..4), 1..12),
         segment_bytes in 200u64..2000, mut dice in any::<u64>(), current in proptest::option::of(7u8..9),
+        frame_bytes in 1usize..600,
     ) {
+        let options = |segment_bytes, current| Options { frame_bytes, ..options(segment_bytes, current) };
+        let rows = |runs: &[Vec<String>]| runs.iter().flat_map(|run| run[1..].to_vec()).collect::<Vec<_>>();
         let faulty = Faulty::default();
         let writer = open(&faulty, options(segment_bytes, current));
         let (mut number, mut wrote, mut safe) = (0, Vec::new(), 0);
         for (plan, what) in &plans {
             let batch = batch_of(plan, &mut number);
             writer.append(&batch, 0).unwrap();
-            wrote.push(seen(&batch));
+            wrote.extend(rows(&[seen(&batch)]));
             if *what == 0 {
                 writer.commit().unwrap();
                 safe = wrote.len();
@@ -325,13 +399,14 @@ proptest! {
         });
         let (read, end) = all(&faulty);
         prop_assert!(end.is_ok(), "{:?}", end);
+        let read = rows(&read);
         prop_assert!(read.len() >= safe, "{} of {safe}", read.len());
         prop_assert_eq!(&read[..], &wrote[..read.len()]);
         let (writer, found) = Writer::open(disk(&faulty), options(segment_bytes, current)).unwrap();
         prop_assert_eq!(found.cut.is_some(), matches!(end, Ok(Given::Torn(_))));
         prop_assert_eq!(found.damage, None);
         let (again, end) = all(&faulty);
-        prop_assert_eq!(&again, &read);
+        prop_assert_eq!(&rows(&again), &read);
         prop_assert!(end.is_ok());
         // And it goes on.
         let at = writer.reached().get(&partition()).clone();
@@ -340,7 +415,7 @@ proptest! {
         batch.mark(place(9999));
         writer.append(&batch, 0).unwrap();
         writer.commit().unwrap();
-        prop_assert_eq!(all(&faulty).0.len(), read.len() + 1);
+        prop_assert_eq!(all(&faulty).0.len(), again.len() + 1);
     }
 
     #[test]

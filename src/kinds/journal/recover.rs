@@ -44,6 +44,7 @@ pub(super) fn recover(disk: &Arc<dyn Disk>, options: &Options) -> Result<(Recove
     remove_unnamed(&**disk)?;
     let mut found = Recovered::default();
     let mut damaged = None;
+    let mut last_place = None;
     loop {
         refuse_other(&**disk, &options.lineage)?;
         match newest(disk, options, &mut found) {
@@ -55,7 +56,12 @@ pub(super) fn recover(disk: &Arc<dyn Disk>, options: &Options) -> Result<(Recove
                 found.snapshots = whole.copied().collect();
                 return Ok((found, standing, salt));
             }
-            Err((error, place)) if error.fault() == Fault::Corrupt && options.on_damage == OnDamage::Cut => {
+            // What is still there after it was cut off will not go by cutting.
+            Err((error, place))
+                if error.fault() == Fault::Corrupt
+                    && options.on_damage == OnDamage::Cut
+                    && last_place.replace(place) != Some(place) =>
+            {
                 damaged.get_or_insert_with(|| error.to_string());
                 cut_damage(&**disk, place)?;
             }

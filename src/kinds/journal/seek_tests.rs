@@ -216,6 +216,31 @@ fn nobody_crosses_a_gap_without_being_told() {
 }
 
 #[test]
+fn a_gap_behind_which_everything_begins_at_its_start_is_told_too() {
+    let faulty = Faulty::default();
+    let writer = open(&faulty, options(1 << 20, None));
+    writer.append(&change("a", 0, 1), 0).unwrap();
+    writer.append(&change("a", 1, 2), 0).unwrap();
+    writer.gap(&[PartitionId::new("a")], "why", 0).unwrap();
+    let mut other = Batch::unpooled();
+    other.begin(&PartitionId::new("z"), Position::Start, Steps::Ordinal);
+    other.mark(place(1));
+    writer.append(&other, 0).unwrap();
+    writer.commit().unwrap();
+    for passed in 1..3 {
+        match Reader::at_checkpoint(disk(&faulty), keys(None), &at("a", place(passed))) {
+            Ok(reader) => {
+                let (given, _) = rest(reader);
+                let told = given.iter().position(|run| run[0].contains("Gap"));
+                let crossed = given.iter().position(|run| run[0].starts_with("z"));
+                assert!(told.unwrap() < crossed.unwrap(), "{given:?}");
+            }
+            Err(error) => assert_eq!(error.fault(), Fault::PositionLost),
+        }
+    }
+}
+
+#[test]
 fn a_forgotten_partition_is_asked_for_by_nobody() {
     let faulty = Faulty::default();
     let writer = open(&faulty, options(1 << 20, None));
