@@ -33,21 +33,10 @@ pub trait Source: Send + Sync {
         Box::pin(async { Ok(()) })
     }
 
-    /// Whether the source's history goes as far as `from`. Changes nothing at the source.
-    fn reaches<'a>(&'a self, from: &'a Checkpoint) -> Fut<'a, bool> {
-        Box::pin(async { Ok(self.head().await?.covers(from)) })
-    }
-
     /// Opens the stream behind `from`, having *proved* that it can start there: not before what the source has kept or has
     /// already been told to forget, not after its head, same lineage. Else [`crate::error::Fault::PositionLost`].
     /// Partitions of the engine (`!…`) in `from` are ignored; `from` names every tail partition that was pinned.
     fn tail<'a>(&'a self, from: &'a Checkpoint, pool: &'a Pool) -> Fut<'a, Box<dyn Tail>>;
-
-    /// Whether the stream, opened again at an earlier place, brings the same transactions with the same content. Where rows
-    /// are read newer than what names them it does not, and then nobody may have what cannot be read again as it was.
-    fn repeats(&self) -> bool {
-        true
-    }
 
     /// Something that the stream does not bring and that a person must mend, in one sentence; the pipeline goes on, and is
     /// not ready while there is such a thing. Asked once a second: answers from memory.

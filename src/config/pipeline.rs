@@ -112,6 +112,10 @@ pub(super) fn read(section: &Section<'_>) -> Result<Pipeline> {
     };
     valid_name(&name).map_err(|why| section.wrong("name", why))?;
     together(section, &src, &dst)?;
+    let (lanes, journal) = (lanes(section)?, journal(section)?);
+    if matches!(lanes, Lanes::Fixed(2..)) && journal.enabled == Enabled::Off {
+        return Err(section.wrong("lanes", "above 1 needs the journal, and `journal` says `enabled: false`"));
+    }
     // Teleport reads 0 and less as 1.
     let parallel = section.number("parallel", i64::MIN, MAX_PARALLEL)?.unwrap_or(4).max(1);
     Ok(Pipeline {
@@ -119,10 +123,10 @@ pub(super) fn read(section: &Section<'_>) -> Result<Pipeline> {
         parallel: usize::try_from(parallel).expect("a number from 1 to 1024 fits"),
         force: section.truth("force")?.unwrap_or(false),
         prune: section.truth("prune")?.unwrap_or(false),
-        journal: journal(section)?,
+        journal,
         max_retained: section.size("max_retained", 64 << 20)?.unwrap_or(20 << 30),
         manage: manage(section)?,
-        lanes: lanes(section)?,
+        lanes,
         lag_budget: section.duration("lag_budget")?.unwrap_or(Duration::from_secs(5)),
         rules: rules::read(section, src.layout())?,
         shares: Vec::new(),

@@ -121,14 +121,6 @@ impl Source for FilteredSource {
         self.inner.keep(from)
     }
 
-    fn reaches<'a>(&'a self, from: &'a Checkpoint) -> Fut<'a, bool> {
-        self.inner.reaches(from)
-    }
-
-    fn repeats(&self) -> bool {
-        self.inner.repeats()
-    }
-
     fn strained(&self) -> bool {
         self.inner.strained()
     }

@@ -7,7 +7,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use crate::config::{Config, Enabled, Endpoint, Pipeline};
+use crate::config::{Config, Enabled, Endpoint, Lanes, Pipeline};
 use crate::error::Result;
 use crate::kinds::journal::relay::{Ack, Relay, Wanted};
 use crate::kinds::journal::{Disk, Folder, Key, Keys, OnDamage, Options, Retention};
@@ -23,7 +23,9 @@ pub fn is_journaled(pipeline: &Pipeline) -> bool {
         Enabled::Off => false,
         Enabled::Auto => {
             let forgets = matches!(pipeline.src, Endpoint::Sqlite(_));
-            forgets || pipeline.journal.ack == crate::config::Ack::Journal || pipeline.shares.len() > 1
+            // Lanes stand at different places after a crash, and what is between them must be cut as it was.
+            let lanes = matches!(pipeline.lanes, Lanes::Fixed(2..));
+            forgets || lanes || pipeline.journal.ack == crate::config::Ack::Journal || pipeline.shares.len() > 1
         }
     }
 }

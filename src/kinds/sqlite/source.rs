@@ -167,22 +167,6 @@ fn pin(reader: &Reader, shared: &Shared) -> Result<Checkpoint> {
     Ok([(partition(file, known.generation), Position::at(place.text()))].into_iter().collect())
 }
 
-/// Whether a head is as far as a checkpoint. A position tells when it was seen, too, which a head does not.
-fn reaches(head: &Checkpoint, from: &Checkpoint) -> bool {
-    let row = |position: &Position| match position {
-        Position::At { at, .. } => Place::parse(at).map(|place| (place.id, place.created)),
-        Position::Start | Position::End => None,
-    };
-    from.iter().all(|(partition, position)| {
-        let Some((file, generation)) = parse(partition) else { return false };
-        head.iter().filter_map(|(partition, position)| Some((parse(partition)?, position))).any(|((one, now), end)| {
-            one == file
-                && (now > generation
-                    || (now == generation && (*position == Position::End || row(end) >= row(position))))
-        })
-    })
-}
-
 /// Where a checkpoint stands in the log: the newest generation that it names.
 fn resume(from: &Checkpoint, file: FileId, shared: &Shared) -> Result<(u64, Place)> {
     let newest = from
@@ -264,19 +248,10 @@ impl Source for SqliteSource {
         ))
     }
 
-    fn reaches<'a>(&'a self, from: &'a Checkpoint) -> Fut<'a, bool> {
-        Box::pin(async { Ok(reaches(&self.head().await?, from)) })
-    }
-
     fn pin(&self) -> Fut<'_, Checkpoint> {
         let (reader, shared) = (Arc::clone(&self.reader), self.shared.clone());
         let without_log = self.options.events_off;
         Box::pin(blocking(move || if without_log { pin_without_log(&reader, &shared) } else { pin(&reader, &shared) }))
-    }
-
-    /// One look is one transaction, and holds rows as they are when it looks.
-    fn repeats(&self) -> bool {
-        false
     }
 
     fn tail<'a>(&'a self, from: &'a Checkpoint, pool: &'a Pool) -> Fut<'a, Box<dyn Tail>> {

@@ -19,7 +19,14 @@ const CLOCK: &str = "/clock/now";
 /// Writes the time into the source, all the time.
 struct Clock {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<()>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Clock {
+    /// A test that has failed leaves nobody behind who writes.
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Clock {
@@ -38,12 +45,12 @@ impl Clock {
             drop(input);
             assert!(client.wait().unwrap().success());
         });
-        Self { stop, thread }
+        Self { stop, thread: Some(thread) }
     }
 
-    fn stop(self) {
+    fn stop(mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().unwrap();
+        self.thread.take().unwrap().join().unwrap();
     }
 }
 

@@ -115,7 +115,14 @@ pub struct Writer {
     stop: Arc<AtomicBool>,
     /// Versions written so far, all pairs together.
     pub versions: Arc<AtomicU64>,
-    thread: JoinHandle<()>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Writer {
+    /// A test that has failed leaves nobody behind who writes: on one server, a busy database keeps all others' heads moving.
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Writer {
@@ -145,13 +152,13 @@ impl Writer {
             drop(input);
             assert!(client.wait().unwrap().success(), "the writer's client failed");
         });
-        Self { stop, versions, thread }
+        Self { stop, versions, thread: Some(thread) }
     }
 
     /// Stops, and returns once everything is committed.
-    pub fn finish(self) -> u64 {
+    pub fn finish(mut self) -> u64 {
         self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().unwrap();
+        self.thread.take().unwrap().join().unwrap();
         self.versions.load(Ordering::Relaxed)
     }
 }

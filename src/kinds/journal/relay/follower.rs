@@ -13,9 +13,9 @@ use super::hub::Hub;
 use super::ring::Slot;
 use crate::error::{Error, Fault, Result};
 use crate::kinds::journal::{Cursor, Disk, Given, Keys, Reader};
-use crate::model::{Batch, Checkpoint, PartitionId, Position};
+use crate::model::{Batch, Checkpoint};
 use crate::pool::Pool;
-use crate::source::{Fut, Source, Tail};
+use crate::source::{Fut, Tail};
 
 /// Where the next batch comes from.
 enum Place {
@@ -36,7 +36,6 @@ struct Behind {
 
 /// What a follower needs to know of its relay.
 pub(super) struct Journal<'r> {
-    pub(super) source: &'r dyn Source,
     pub(super) disk: &'r Arc<dyn Disk>,
     pub(super) keys: &'r Keys,
 }
@@ -54,17 +53,15 @@ pub(super) struct Follower {
     keys: Keys,
     place: Place,
     reading: Option<Reading>,
-    /// What was given, or lies before what the sink has.
+    /// What was given, or had before.
     given: Checkpoint,
-    /// What the sink has had from the beginning.
-    had: Checkpoint,
 }
 
 impl Follower {
     /// A follower that has everything up to `from`.
     ///
     /// # Errors
-    /// PositionLost, when the journal does not reach back to there, or the source is not as far.
+    /// PositionLost, when the journal does not reach back to there, or not as far.
     pub(super) async fn new(
         hub: &Arc<Hub>,
         name: &str,
@@ -72,17 +69,6 @@ impl Follower {
         journal: &Journal<'_>,
         from: &Checkpoint,
     ) -> Result<Self> {
-        let reached = hub.reached();
-        // A sink is given what the journal is still to make durable, so after a crash it may be ahead.
-        if !reached.covers(from) && !journal.source.reaches(from).await? {
-            return Err(Error::position_lost(format!(
-                "follow a captured stream from {from}: the source ends before that"
-            )));
-        }
-        let held = |(partition, position): (&PartitionId, &Position)| {
-            let limit = if reached.names(partition) { reached.get(partition) } else { position };
-            (partition.clone(), position.min(limit).clone())
-        };
         let mut follower = Self {
             hub: Arc::clone(hub),
             news: hub.news(),
@@ -92,8 +78,7 @@ impl Follower {
             keys: journal.keys.clone(),
             place: Place::Nowhere,
             reading: None,
-            given: from.iter().map(held).collect(),
-            had: from.clone(),
+            given: from.clone(),
         };
         let behind = follower.fall_back().await?;
         let cursor = Cursor { name: name.to_owned(), sequence: behind.reader.needs(), moved: 0, outrun: false };
@@ -139,7 +124,8 @@ impl Follower {
                 let mut own = self.pool.take().await;
                 own.copy_from(&batch);
                 self.place = Place::Memory(number + 1);
-                Ok(self.note(&own)?.then_some(own))
+                self.note(&own)?;
+                Ok(Some(own))
             }
             Slot::Gone => {
                 self.place = Place::Disk(self.fall_back().await?);
@@ -172,7 +158,8 @@ impl Follower {
         match given.map_err(lost)? {
             Given::Run => {
                 self.place = Place::Disk(behind);
-                Ok(self.note(&batch)?.then_some(batch))
+                self.note(&batch)?;
+                Ok(Some(batch))
             }
             // Whether a gap is one for this sink shows where the next run begins.
             Given::Page(_) | Given::Note(_) => {
@@ -195,8 +182,8 @@ impl Follower {
         }
     }
 
-    /// Proves that a batch joins on to what was given, and notes it; says whether it holds something that the sink lacks.
-    fn note(&mut self, batch: &Batch) -> Result<bool> {
+    /// Proves that a batch joins on to what was given, and notes it.
+    fn note(&mut self, batch: &Batch) -> Result<()> {
         let (partition, given) = (&batch.partition, self.given.get(&batch.partition));
         if batch.base() > given {
             self.place = Place::Nowhere;
@@ -207,7 +194,7 @@ impl Follower {
         }
         let reached = if batch.is_open() { batch.position(batch.len() - 1) } else { batch.upto().clone() };
         self.given.advance(partition, &reached);
-        Ok(reached > *self.had.get(partition) || !self.had.names(partition))
+        Ok(())
     }
 }
 

@@ -28,33 +28,30 @@ pub(super) struct Hub {
 
 struct State {
     ring: Ring,
-    /// What the source gives it can give again.
-    repeats: bool,
     /// The journal's last durable frame, and where partitions are there.
     sequence: u64,
     reached: Checkpoint,
+    /// The last places at which no transaction was open there, of the partitions of which one is known.
+    closed: Checkpoint,
     releases: Releases,
     trail: Trail,
     end: Option<End>,
     /// Why the journal waits, if it does.
     paused: Option<String>,
-    closed: bool,
+    deserted: bool,
 }
 
 impl Hub {
     /// A hub whose journal ends at this frame, where partitions are here.
-    pub(super) fn new(
-        keep: usize,
-        sequence: u64,
-        reached: &Checkpoint,
-        releases: Releases,
-        repeats: bool,
-    ) -> Arc<Self> {
+    pub(super) fn new(keep: usize, sequence: u64, reached: &Checkpoint, releases: Releases) -> Arc<Self> {
         let release = watch::Sender::new(releases.upto());
         let mut trail = Trail::default();
         trail.note(reached, sequence);
         let (ring, reached) = (Ring::new(keep), reached.clone());
-        let state = State { ring, repeats, sequence, reached, releases, trail, end: None, paused: None, closed: false };
+        let closed =
+            reached.iter().filter(|(_, at)| at.ordinal() == 0).map(|(p, at)| (p.clone(), at.clone())).collect();
+        let state =
+            State { ring, sequence, reached, closed, releases, trail, end: None, paused: None, deserted: false };
         Arc::new(Self { state: Mutex::new(state), news: watch::Sender::new(0), release })
     }
 
@@ -73,13 +70,15 @@ impl Hub {
         number
     }
 
-    /// The journal holds durably everything up to a batch: it ends at this frame, where partitions are here.
-    pub(super) fn settle(&self, number: u64, sequence: u64, reached: &Checkpoint) {
+    /// The journal holds durably everything up to a batch: it ends at this frame, where partitions are here; no transaction
+    /// was open at the places `closed`.
+    pub(super) fn settle(&self, number: u64, sequence: u64, reached: &Checkpoint, closed: &Checkpoint) {
         {
             let mut state = self.lock();
             state.ring.settle(number);
             state.sequence = sequence;
             state.reached.clone_from(reached);
+            state.closed.merge(closed);
             state.releases.durable(reached);
         }
         self.released();
@@ -129,9 +128,9 @@ impl Hub {
     /// What is there under a number; an error once all that came was given and the capture has ended.
     pub(super) fn get(&self, number: u64) -> Result<Slot, Error> {
         let state = self.lock();
-        // A source that does not repeat itself is repeated by the journal, so nothing is given that it does not hold.
-        let held = state.repeats || number <= state.ring.durable();
-        let slot = if held { state.ring.get(number) } else { Slot::Coming };
+        // What was read again might be cut into other transactions: one that holds rows as they are then, or that has no end
+        // where nothing happened. So the journal is who repeats it, and nobody has what it does not.
+        let slot = if number <= state.ring.durable() { state.ring.get(number) } else { Slot::Coming };
         match (slot, &state.end) {
             (Slot::Coming, Some(end)) => Err(Error::new(end.fault, end.text.clone())),
             (slot, _) => Ok(slot),
@@ -144,9 +143,25 @@ impl Hub {
         (state.ring.durable(), state.sequence)
     }
 
-    /// How far the journal is.
-    pub(super) fn reached(&self) -> Checkpoint {
-        self.lock().reached.clone()
+    /// A place that the journal holds durably and at which no transaction is open; waits for one.
+    ///
+    /// # Errors
+    /// Why the capture has ended.
+    pub(super) async fn place(&self) -> Result<Checkpoint, Error> {
+        let mut news = self.news();
+        loop {
+            news.mark_unchanged();
+            {
+                let state = self.lock();
+                if state.reached.iter().all(|(partition, _)| state.closed.names(partition)) {
+                    return Ok(state.closed.clone());
+                }
+                if let Some(end) = &state.end {
+                    return Err(Error::new(end.fault, end.text.clone()));
+                }
+            }
+            news.changed().await.map_err(|_| Error::bug("wait for a place: the hub is gone"))?;
+        }
     }
 
     /// The capture has ended; the first reason counts.
@@ -187,12 +202,12 @@ impl Hub {
     }
 
     /// Nobody wants any more.
-    pub(super) fn close(&self) {
-        self.lock().closed = true;
+    pub(super) fn desert(&self) {
+        self.lock().deserted = true;
     }
 
     /// Whether nobody wants any more.
-    pub(super) fn is_closed(&self) -> bool {
-        self.lock().closed
+    pub(super) fn is_deserted(&self) -> bool {
+        self.lock().deserted
     }
 }

@@ -24,7 +24,6 @@ mod trail;
 
 use std::convert::Infallible;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 use tokio::sync::Mutex;
@@ -63,9 +62,6 @@ pub struct Wanted {
     pub now: fn() -> Micros,
 }
 
-/// LIMIT: with `ack: sink` an fsync only bounds what is read again after a crash, so more may come together.
-const GATHER: Duration = Duration::from_millis(50);
-
 /// One source, its journal, and who follows.
 pub struct Relay {
     source: Arc<dyn Source>,
@@ -83,7 +79,7 @@ struct Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.hub.close();
+        self.hub.desert();
         self.capture.abort();
     }
 }
@@ -104,7 +100,7 @@ impl Relay {
     /// # Errors
     /// Always, in the end: why it failed.
     pub async fn capture(&self) -> Result<Infallible> {
-        let hub = self.ensure(None).await?;
+        let hub = self.ensure(None, false).await?;
         let mut news = hub.news();
         loop {
             news.mark_unchanged();
@@ -177,11 +173,9 @@ impl Relay {
         let tail = self.source.tail(from, &pool).await?;
         let names = self.wanted.names.iter().map(String::as_str);
         let releases = Releases::new(self.wanted.ack, names, writer.reached());
-        let hub = Hub::new(pool.count() / 2, writer.durable(), &writer.reached(), releases, self.source.repeats());
+        let hub = Hub::new(pool.count() / 2, writer.durable(), &writer.reached(), releases);
         let (orders, to_write) = crossbeam_channel::unbounded();
         let (done, written) = crossbeam_channel::bounded(1);
-        let awaited = self.wanted.ack == Ack::Journal || !self.source.repeats();
-        let gather = if awaited { Duration::ZERO } else { GATHER };
         let scribe = Scribe {
             name: self.wanted.name.clone(),
             hub: Arc::clone(&hub),
@@ -189,7 +183,6 @@ impl Relay {
             disk: self.disk()?,
             orders: to_write,
             done,
-            gather,
             retention: self.wanted.retention,
             now: self.wanted.now,
         };
@@ -198,8 +191,8 @@ impl Relay {
         Ok(Running { hub, capture, written })
     }
 
-    /// Makes sure that a capture is under way: from where the journal ends, or else from `from`, or a new pin.
-    async fn ensure(&self, from: Option<&Checkpoint>) -> Result<Arc<Hub>> {
+    /// Makes sure that a capture is under way: from where the journal ends, or else from `from`, or from a new pin.
+    async fn ensure(&self, from: Option<&Checkpoint>, again: bool) -> Result<Arc<Hub>> {
         let mut running = self.running.lock().await;
         if self.is_running(&mut running).await?
             && let Some(running) = running.as_ref()
@@ -207,21 +200,25 @@ impl Relay {
             return Ok(Arc::clone(&running.hub));
         }
         let (mut writer, reached) = self.open().await?;
-        if !reached.is_empty() {
-            match self.begin(writer, &reached).await {
-                Ok(begun) => return Ok(Arc::clone(&running.insert(begun).hub)),
-                Err(error) if error.fault() == Fault::PositionLost => {
-                    writer = self.open().await?.0;
-                    let at = (self.wanted.now)();
-                    let partitions: Vec<PartitionId> = reached.iter().map(|(partition, _)| partition.clone()).collect();
-                    writer.gap(&partitions, &error.to_string(), at)?;
-                }
-                Err(error) => return Err(error),
-            }
+        let known = !reached.is_empty();
+        if known {
+            // A sink is never ahead of its journal, unless that has lost its end; the sink's own place is then the better one.
+            let why = match from.is_none_or(|from| reached.covers(from)) {
+                true => match self.begin(writer, &reached).await {
+                    Ok(begun) => return Ok(Arc::clone(&running.insert(begun).hub)),
+                    Err(error) if error.fault() == Fault::PositionLost => error.to_string(),
+                    Err(error) => return Err(error),
+                },
+                false => "the journal ends before a sink".to_owned(),
+            };
+            tracing::error!(why, "a gap in the journal: what was captured before cannot be gone on from");
+            writer = self.open().await?.0;
+            let partitions: Vec<PartitionId> = reached.iter().map(|(partition, _)| partition.clone()).collect();
+            writer.gap(&partitions, &why, (self.wanted.now)())?;
         }
         let from = match from {
             Some(from) => from.clone(),
-            None => self.source.pin().await?,
+            None => self.source_pin(again || known).await?,
         };
         let begun = self.begin(self.standing(writer, &from).await?, &from).await?;
         Ok(Arc::clone(&running.insert(begun).hub))
@@ -243,18 +240,25 @@ impl Relay {
         written.await.map_err(|_| Error::bug("begin the journal: it has panicked"))?
     }
 
-    async fn pin(&self, repeated: bool) -> Result<Checkpoint> {
-        let pin = if repeated { self.source.repin().await? } else { self.source.pin().await? };
-        self.ensure(Some(&pin)).await?;
-        Ok(pin)
+    async fn source_pin(&self, again: bool) -> Result<Checkpoint> {
+        if again { self.source.repin().await } else { self.source.pin().await }
+    }
+
+    /// A place of the journal, so that what follows it is cut as everybody gets it; not the source's own head, which lies
+    /// somewhere between two transactions of the capture.
+    async fn pin(&self, again: bool) -> Result<Checkpoint> {
+        let place = self.ensure(None, again).await?.place().await?;
+        // When a head that was taken later is visible to a scan, so is the place.
+        self.source_pin(again).await?;
+        Ok(place)
     }
 
     async fn tail(&self, name: &str, from: &Checkpoint, pool: &Pool) -> Result<Box<dyn Tail>> {
         let mut own = from.clone();
         own.retain(|partition: &PartitionId| !partition.is_engine());
-        let hub = self.ensure(Some(&own)).await?;
+        let hub = self.ensure(Some(&own), true).await?;
         let disk = self.disk.get().ok_or_else(|| Error::bug("follow a journal that was not opened"))?;
-        let journal = Journal { source: &*self.source, disk, keys: &self.wanted.keys };
+        let journal = Journal { disk, keys: &self.wanted.keys };
         Ok(Box::new(Follower::new(&hub, name, pool, &journal, &own).await?))
     }
 
@@ -300,7 +304,7 @@ impl Source for Journaled {
 
     fn keep<'a>(&'a self, from: &'a Checkpoint) -> Fut<'a, ()> {
         Box::pin(async move {
-            let hub = self.relay.ensure(Some(from)).await?;
+            let hub = self.relay.ensure(Some(from), true).await?;
             hub.sink(&self.name, from);
             Ok(())
         })

@@ -13,7 +13,7 @@ use metrics::gauge;
 use super::hub::Hub;
 use crate::error::{Fault, Result};
 use crate::kinds::journal::{Cursor, Disk, Held, Holder, Retention, Writer};
-use crate::model::{Batch, Micros};
+use crate::model::{Batch, Checkpoint, Micros};
 use crate::telemetry::names;
 
 /// LIMIT: how often a full disk is tried again.
@@ -35,8 +35,6 @@ pub(super) struct Scribe {
     pub(super) orders: Receiver<Order>,
     /// Where the writer goes when the orders have ended, for the next capture.
     pub(super) done: Sender<Result<Writer>>,
-    /// How long what was written may wait for its fsync, so that more comes together.
-    pub(super) gather: Duration,
     pub(super) retention: Retention,
     pub(super) now: fn() -> Micros,
 }
@@ -72,37 +70,28 @@ impl Scribe {
     }
 
     fn run(mut self) -> Result<Writer> {
-        // When the oldest batch came that has not been made durable.
-        let mut since: Option<Instant> = None;
-        let (mut last, mut tidied) = (None, Instant::now());
+        let mut tidied = Instant::now();
         loop {
-            let order = match since {
-                None => self.orders.recv_timeout(TIDY_EVERY.saturating_sub(tidied.elapsed())),
-                Some(since) => self.orders.recv_timeout(self.gather.saturating_sub(since.elapsed())),
-            };
             if tidied.elapsed() >= TIDY_EVERY {
                 self.tidy()?;
                 tidied = Instant::now();
             }
-            match order {
-                Ok((number, batch)) => {
-                    self.append(&batch)?;
-                    last = Some(number);
-                    since = since.or_else(|| Some(Instant::now()));
-                }
-                Err(RecvTimeoutError::Timeout) => {
-                    self.commit(last.take())?;
-                    since = None;
-                }
-                Err(RecvTimeoutError::Disconnected) => {
-                    self.commit(last.take())?;
-                    return Ok(self.writer);
+            let first = match self.orders.recv_timeout(TIDY_EVERY.saturating_sub(tidied.elapsed())) {
+                Ok(order) => order,
+                Err(RecvTimeoutError::Timeout) => continue,
+                Err(RecvTimeoutError::Disconnected) => return Ok(self.writer),
+            };
+            // Whatever has come meanwhile shares one fsync.
+            let (mut last, mut closed) = (0, Checkpoint::default());
+            for (number, batch) in std::iter::once(first).chain(self.orders.clone().try_iter()) {
+                self.append(&batch)?;
+                last = number;
+                if !batch.marks().is_empty() {
+                    closed.advance(&batch.partition, batch.upto());
                 }
             }
-            if since.is_some_and(|since| since.elapsed() >= self.gather) {
-                self.commit(last.take())?;
-                since = None;
-            }
+            self.flush()?;
+            self.hub.settle(last, self.writer.durable(), &self.writer.reached(), &closed);
         }
     }
 
@@ -136,13 +125,6 @@ impl Scribe {
         }
     }
 
-    fn commit(&mut self, last: Option<u64>) -> Result<()> {
-        let Some(last) = last else { return Ok(()) };
-        self.flush()?;
-        self.hub.settle(last, self.writer.durable(), &self.writer.reached());
-        Ok(())
-    }
-
     /// Makes everything durable, however long a full disk takes.
     fn flush(&mut self) -> Result<()> {
         loop {
@@ -153,7 +135,7 @@ impl Scribe {
                 }
                 Err(error) if error.fault() == Fault::Transient => {
                     self.hub.paused(Some(&error));
-                    if self.hub.is_closed() {
+                    if self.hub.is_deserted() {
                         return Err(error);
                     }
                     std::thread::sleep(FULL_PAUSE);
