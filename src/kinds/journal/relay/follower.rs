@@ -22,7 +22,7 @@ enum Place {
     /// The ring, under this number.
     Memory(u64),
     /// The journal.
-    Disk(Behind),
+    Disk(Box<Behind>),
     /// Neither; set while a piece is being read, and after an error.
     Nowhere,
 }
@@ -41,7 +41,7 @@ pub(super) struct Journal<'r> {
 }
 
 /// A piece that is being read from the journal.
-type Reading = JoinHandle<(Behind, Batch, Result<Given>)>;
+type Reading = JoinHandle<(Box<Behind>, Batch, Result<Given>)>;
 
 /// A tail that shares its reader with others.
 pub(super) struct Follower {
@@ -169,7 +169,7 @@ impl Follower {
             Given::End => {
                 let (last, through) = self.hub.durable();
                 self.place = if through > behind.through {
-                    Place::Disk(Behind { through, then: last + 1, ..behind })
+                    Place::Disk(Box::new(Behind { through, then: last + 1, ..*behind }))
                 } else {
                     Place::Memory(behind.then)
                 };
@@ -200,14 +200,14 @@ impl Follower {
 
 impl Follower {
     /// A place in the journal, behind what was given. Borrows nothing while it waits, as a reader is not to be shared.
-    fn fall_back(&self) -> impl Future<Output = Result<Behind>> + Send + use<> {
+    fn fall_back(&self) -> impl Future<Output = Result<Box<Behind>>> + Send + use<> {
         let (last, through) = self.hub.durable();
         let (disk, keys, given) = (Arc::clone(&self.disk), self.keys.clone(), self.given.clone());
         async move {
             let opened = tokio::task::spawn_blocking(move || Reader::at_checkpoint(disk, keys, &given)).await;
             let opened = opened.map_err(|_| Error::bug("open the journal for reading: it has panicked"))?;
             let reader = opened.map_err(lost)?;
-            Ok(Behind { reader, through, then: last + 1 })
+            Ok(Box::new(Behind { reader, through, then: last + 1 }))
         }
     }
 }
