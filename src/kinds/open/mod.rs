@@ -39,7 +39,7 @@ pub struct Wanted<'a> {
     /// One of its pipelines.
     pub pipeline: &'a Pipeline,
     /// The name under which its side is opened: its own, or that of the pipeline whose reader it shares.
-    name: &'a str,
+    pub name: &'a str,
 }
 
 impl<'a> Wanted<'a> {

@@ -1,6 +1,7 @@
 //! Builds without a journal: every pipeline reads its source itself.
 
 use std::convert::Infallible;
+use std::future::Ready;
 use std::sync::Arc;
 
 use crate::config::{Config, Pipeline};
@@ -34,7 +35,7 @@ impl Reader {
     }
 
     /// Captures.
-    pub async fn capture(&self) -> Result<Infallible> {
+    pub fn capture(&self) -> Ready<Result<Infallible>> {
         match self.0 {}
     }
 
@@ -44,7 +45,7 @@ impl Reader {
     }
 
     /// Stops reading.
-    pub async fn stop(&self) -> Result<()> {
+    pub fn stop(&self) -> Ready<Result<()>> {
         match self.0 {}
     }
 }

@@ -127,6 +127,7 @@ impl Watch {
 
     /// Whether the slot holds half of `max_retained` or more.
     pub(super) fn strained(&self) -> bool {
+        // ORDERING: Relaxed, a flag that guards no other memory; being late by one look is harmless.
         self.shared.strained.load(Ordering::Relaxed)
     }
 }
@@ -167,6 +168,7 @@ impl Shared {
         self.show(&state);
         let retained = state.retained.unwrap_or(0);
         let now = Retention::of(retained, self.options.max_retained);
+        // ORDERING: Relaxed, see `Watch::strained`.
         self.strained.store(now != Retention::Fine, Ordering::Relaxed);
         let step = Step::of(std::mem::replace(before, now), now);
         match step {
