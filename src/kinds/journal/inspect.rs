@@ -140,14 +140,15 @@ fn judge(disk: &Arc<dyn Disk>, keys: &Keys, through: u64, behind: bool) -> Resul
             Ok(_) => {}
             Err(error) if matches!(error.fault(), Fault::Corrupt | Fault::PositionLost) => {
                 let all = segments(&**disk)?;
-                // Retention goes by age: had it removed anything, then this first of all. What it removed is no damage.
-                let whole = all.contains(&at);
-                if whole && error.fault() == Fault::Corrupt {
+                // Retention goes by age and leaves the newest: had it removed anything, then what was read first of all. What
+                // it removed is no damage.
+                let removed = all.first().is_some_and(|first| *first > at);
+                if !removed && error.fault() == Fault::Corrupt {
                     found.damage.push(error.to_string());
                 }
                 // On with the next segment that there is.
                 let place = reader.place().0;
-                if let Some(next) = all.into_iter().find(|first| *first > place || (!whole && *first == place)) {
+                if let Some(next) = all.into_iter().find(|first| *first > place || (removed && *first == place)) {
                     at = next;
                     continue;
                 }
