@@ -2,12 +2,14 @@
 
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::support::program::{Running, Site};
-use crate::support::secrets::{CANARY, leaks};
+use crate::support::scale::PLANTED;
+use crate::support::secrets::leaks;
 use crate::support::teleport::{Item, SqliteDb, items, uuid};
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -50,7 +52,7 @@ impl Captured {
     fn fill(&self) {
         let program = self.start();
         for n in 0..20 {
-            self.put(&format!("/tokens/{CANARY}-{n:03}"), format!("{CANARY}-value-{n}").as_bytes(), n);
+            self.put(&format!("/tokens/{PLANTED}-{n:03}"), format!("{PLANTED}-value-{n}").as_bytes(), n);
         }
         self.put("/nodes/default/binary", &[0xff, 0, 0xfe], 20);
         self.source.delete("/apps/foo");
@@ -58,13 +60,22 @@ impl Captured {
         assert!(program.stop(PATIENCE).success());
     }
 
-    /// The lines of `show`, none of which may tell what was planted unless it was asked for.
+    /// The lines of `show`, none of which may tell what was planted.
     fn show(&self, options: &[&str]) -> Vec<Value> {
         let finished = self.site.run("journal show", options);
         assert_eq!(finished.code, Some(0), "{}", finished.stderr);
-        assert!(options.contains(&"--values") || leaks(&finished.stdout).is_empty(), "{}", finished.stdout);
-        assert!(leaks(&finished.stderr).is_empty(), "{}", finished.stderr);
-        finished.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        assert_eq!(leaks(&finished.stdout), Vec::<String>::new());
+        lines(&finished.stdout)
+    }
+
+    /// The lines of `show --values`, which no log keeps, and what it says beside them.
+    fn show_values(&self, options: &[&str]) -> (Vec<Value>, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_driftless"));
+        command.args(["journal", "show", "--values", "-c"]).arg(self.site.config()).args(options);
+        let output = command.output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success() && leaks(&stderr).is_empty(), "{stderr}");
+        (lines(std::str::from_utf8(&output.stdout).unwrap()), stderr)
     }
 
     /// The segments, oldest first.
@@ -74,6 +85,10 @@ impl Captured {
         all.sort();
         all
     }
+}
+
+fn lines(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 fn changes(lines: &[Value]) -> Vec<&Value> {
@@ -108,7 +123,9 @@ fn a_journal_is_listed_once_for_all_who_follow_it_while_it_is_written() {
         assert!(table.contains(said), "{said}: {table}");
     }
     assert_eq!(captured.site.done("journal verify", &[])["sound"], true);
-    assert!(program.stop(PATIENCE).success());
+    program.kill();
+    let killed = captured.site.done("journal verify", &[]);
+    assert_eq!((&killed["sound"], &killed["changes"]), (&true.into(), &1.into()), "{killed}");
 }
 
 #[test]
@@ -124,15 +141,14 @@ fn changes_are_shown_without_what_is_secret_unless_it_is_asked_for() {
     assert!(shown[20]["key"].as_str().unwrap().starts_with("/nodes/default/… #"), "{}", shown[20]);
     assert_eq!((&shown[20]["op"], &shown[21]["op"]), (&"put".into(), &"delete".into()));
 
-    let whole = captured.show(&["--values"]);
+    let (whole, warning) = captured.show_values(&[]);
+    assert!(warning.contains("whoever reads them has the cluster's secrets"), "{warning}");
     let whole = changes(&whole);
-    assert_eq!(whole[3]["key"], format!("/tokens/{CANARY}-003"));
+    assert_eq!(whole[3]["key"], format!("/tokens/{PLANTED}-003"));
     let body = whole[3].get("body").or(whole[3].get("body_base64"));
     assert!(body.is_some_and(Value::is_string), "{}", whole[3]);
     assert!(whole[20]["body_base64"].is_string(), "{}", whole[20]);
-    let warned = captured.site.run("journal show", &["--values", "--limit", "1"]);
-    assert!(warned.stderr.contains("whoever reads them has the cluster's secrets"), "{}", warned.stderr);
-    assert_eq!(warned.stdout.lines().count(), 1);
+    assert_eq!(captured.show_values(&["--limit", "1"]).0.len(), 1);
 }
 
 #[test]
