@@ -97,8 +97,11 @@ For a pipeline that is given up: the server stops keeping WAL for it. A later `r
 copies again. Refused while the slot is in use.")]
     DropSlot(Check),
     /// Show what was captured of a source: the journal's segments and readers, its changes, whether all of it is sound
-    #[command(subcommand, after_help = "\
-Works beside a running `run`, and changes nothing. Pipelines that share a journal show it once.")]
+    #[command(
+        subcommand,
+        after_help = "\
+Works beside a running `run`, and changes nothing. Pipelines that share a journal show it once."
+    )]
     Journal(Journal),
     /// Show a live replica at work: a writer, a kill -9, a resume and a verify, without any server
     Demo(Demo),
