@@ -101,6 +101,13 @@ process to mend them. Without one, the sides are judged as they are.")]
 For a pipeline that is given up: the server stops keeping WAL for it. A later `run` of the same pipeline finds a gap and \
 copies again. Refused while the slot is in use.")]
     DropSlot(Check),
+    /// Show what was captured of a source: the journal's segments and readers, its changes, whether all of it is sound
+    #[command(
+        subcommand,
+        after_help = "\
+Works beside a running `run`, and changes nothing. Pipelines that share a journal show it once."
+    )]
+    Journal(Journal),
     /// Show a live replica at work: a writer, a kill -9, a resume and a verify, without any server
     Demo(Demo),
 }
@@ -150,6 +157,41 @@ pub struct Check {
     /// Which configuration.
     #[command(flatten)]
     pub target: Target,
+}
+
+/// The verbs of `journal`.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Journal {
+    /// List segments, readers and snapshots
+    Ls(Check),
+    /// Print changes as JSON lines, keys and values hidden unless asked for
+    #[command(after_help = "\
+A time is written 2026-04-01T12:10:30Z. A position is written as `status` and this command write it (@…, or partition@… \
+where the journal has several). --from gives what was committed at the time or later, or what follows the position; \
+--until what was committed up to the time, or what the position has.")]
+    Show(Show),
+    /// Read all of it and check every frame; exit code 4 if it is damaged
+    Verify(Check),
+}
+
+/// Options of `journal show`.
+#[derive(Clone, Debug, Args)]
+pub struct Show {
+    /// Which configuration.
+    #[command(flatten)]
+    pub target: Target,
+    /// Begin at this time, or behind this position
+    #[arg(long, value_name = "TIME|POSITION")]
+    pub from: Option<String>,
+    /// End with this time or position
+    #[arg(long, value_name = "TIME|POSITION")]
+    pub until: Option<String>,
+    /// Print at most this many lines
+    #[arg(long, value_name = "N")]
+    pub limit: Option<u64>,
+    /// Show whole keys, and bodies: a cluster's private keys are among them
+    #[arg(long)]
+    pub values: bool,
 }
 
 /// Options of `demo`.

@@ -6,6 +6,9 @@
 pub mod args;
 pub mod exit;
 pub mod http;
+#[cfg(feature = "journal")]
+mod journal;
+mod keys;
 pub mod print;
 pub mod progress;
 #[cfg(feature = "sqlite")]
@@ -86,6 +89,10 @@ async fn run(command: &Command, printer: Printer) -> Result<Exit> {
         Command::Run(options) => work::run(load(&options.target)?, options, printer).await,
         Command::Clone(options) => work::clone(load(&options.target)?, options, printer).await,
         Command::Verify(options) => work::compare(load(&options.target)?, options, printer).await,
+        #[cfg(feature = "journal")]
+        Command::Journal(what) => journal::run(what, printer),
+        #[cfg(not(feature = "journal"))]
+        Command::Journal(_) => Err(Error::config("journal: this build of driftless was made without journals")),
         #[cfg(feature = "sqlite")]
         Command::Demo(options) => show::run(options, printer).await,
         #[cfg(not(feature = "sqlite"))]

@@ -108,6 +108,18 @@ impl Printer {
         ))
     }
 
+    /// A value for programs, or else a text for people.
+    #[cfg(feature = "journal")]
+    pub fn either(self, value: &impl Serialize, people: &str) -> Result<()> {
+        if self.json { line(value) } else { text(people) }
+    }
+
+    /// Lines that are finished, in either form.
+    #[cfg(feature = "journal")]
+    pub fn lines(self, lines: &str) -> Result<()> {
+        text(lines)
+    }
+
     /// A slot is gone.
     pub fn dropped(self, dropped: &Dropped) -> Result<()> {
         if self.json { event("dropped", dropped) } else { text(&format!("{}: {}\n", dropped.name, dropped.what)) }
@@ -161,10 +173,20 @@ fn table(views: &[View]) -> String {
         ]
     });
     let rows: Vec<[String; 7]> = std::iter::once(head).chain(rows).collect();
+    let mut out = columns(&rows);
+    for view in views.iter().filter(|view| !view.reason.is_empty()) {
+        out.push_str(&format!("{}: {}\n", view.name, view.reason));
+    }
+    out
+}
+
+/// Rows as lines whose columns stand below each other.
+pub(super) fn columns<const N: usize>(rows: &[[String; N]]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; N] = std::array::from_fn(width);
     let mut out = String::new();
-    for row in &rows {
-        for (column, cell) in row.iter().enumerate() {
-            let width = rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    for row in rows {
+        for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
             if column + 1 == row.len() {
                 out.push_str(cell);
             } else {
@@ -172,9 +194,6 @@ fn table(views: &[View]) -> String {
             }
         }
         out.push('\n');
-    }
-    for view in views.iter().filter(|view| !view.reason.is_empty()) {
-        out.push_str(&format!("{}: {}\n", view.name, view.reason));
     }
     out
 }

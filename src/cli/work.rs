@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::cli::args::{Follow, Verify};
 use crate::cli::exit::Exit;
 use crate::cli::http::{Board, Server};
+use crate::cli::keys;
 use crate::cli::print::Printer;
 use crate::cli::progress;
 use crate::cli::signals;
@@ -79,22 +80,14 @@ pub(super) async fn compare(config: Config, options: &Verify, printer: Printer) 
     Ok(exit)
 }
 
-/// A key that differs, without what may be secret in it: join tokens and session ids are parts of keys. The first two
-/// components tell what kind of item it is, the hash tells two of them apart.
+/// A key that differs, without what may be secret in it.
 fn shown((table, key, difference): &Sample) -> (&'static str, String) {
     let what = match difference {
         Difference::Missing => "missing",
         Difference::Different => "different",
         Difference::Extra => "extra",
     };
-    let hash = uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, key).simple().to_string();
-    let hash = &hash[..12];
-    if !table.is_empty() {
-        return (what, format!("{table} #{hash}"));
-    }
-    let text = String::from_utf8_lossy(key);
-    let prefix = text.match_indices('/').nth(2).map_or("", |(at, _)| &text[..=at]);
-    (what, format!("{prefix}… #{hash}"))
+    (what, keys::shown(table, key))
 }
 
 #[cfg(test)]

@@ -13,6 +13,8 @@ mod sqlite;
 mod conformance;
 #[cfg(all(feature = "postgresql", feature = "sqlite"))]
 mod filter;
+#[cfg(all(feature = "journal", feature = "sqlite"))]
+mod journal;
 #[cfg(feature = "postgresql")]
 mod pgadmin;
 #[cfg(feature = "postgresql")]

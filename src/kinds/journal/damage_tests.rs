@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::faulty::Faulty;
 use super::format::segment_name;
+use super::mark::{Mark, MarkFile};
 use super::segment::segments;
 use super::tests::*;
 use super::*;
@@ -201,6 +202,25 @@ fn a_missing_or_shortened_segment_in_the_middle_is_found() {
     let verified = verify(&disk(&faulty), &keys(None), u64::MAX).unwrap();
     assert_eq!(verified.damage.len(), 1, "{:?}", verified.damage);
     assert_eq!(verified.changes as usize, 12 - (firsts[2] - firsts[1]) as usize, "what is sound behind it is read");
+}
+
+#[test]
+fn what_lies_behind_an_old_mark_is_verified_too_and_an_empty_folder_with_a_mark_is_damaged() {
+    let faulty = Faulty::default();
+    simple(&faulty, 6, options(1 << 20, None));
+    let end = Mark::read(&faulty).unwrap();
+    MarkFile::default().write(&faulty, Mark { sequence: 2, ..end });
+    let (handle, name) = (disk(&faulty), segment_name(1));
+    assert_eq!(verify(&handle, &keys(None), 2).unwrap().frames, 2);
+    let all = verify_beside(&handle, &keys(None)).unwrap();
+    assert_eq!((all.frames, all.changes, all.torn, all.damage.len()), (6, 6, false, 0), "{:?}", all.damage);
+    let mut bytes = faulty.bytes(&name);
+    let third = bytes.windows(5).position(|window| window == b"key 3").unwrap();
+    bytes[third] ^= 1;
+    faulty.put(&name, bytes);
+    assert_eq!(verify_beside(&handle, &keys(None)).unwrap().damage.len(), 1);
+    faulty.remove(&name).unwrap();
+    assert_eq!(verify_beside(&handle, &keys(None)).unwrap().damage.len(), 1);
 }
 
 #[test]

@@ -9,8 +9,11 @@ use super::files::Disk;
 use super::format::segment_name;
 use super::reader::{Given, Reader};
 use super::segment::{Found, Segment, head_of, segments, unreadable};
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::model::{Batch, Micros};
+
+/// LIMIT: a run is looked at in pieces of about this many bytes.
+const FILL: usize = 1 << 20;
 
 /// A segment, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,21 +110,46 @@ fn skim(disk: &dyn Disk, info: &mut SegmentInfo) -> Result<()> {
 /// # Errors
 /// Config, when the folder cannot be read or a key is missing.
 pub fn verify(disk: &Arc<dyn Disk>, keys: &Keys, through: u64) -> Result<Verified> {
+    judge(disk, keys, through, false)
+}
+
+/// The same for another process than the writer's: everything that was durable when it began; and what lies behind that, if
+/// no writer is at work.
+///
+/// # Errors
+/// Config, when the folder cannot be read or a key is missing.
+pub fn verify_beside(disk: &Arc<dyn Disk>, keys: &Keys) -> Result<Verified> {
+    judge(disk, keys, Reader::settled(&**disk), true)
+}
+
+fn judge(disk: &Arc<dyn Disk>, keys: &Keys, through: u64, behind: bool) -> Result<Verified> {
     let mut found = Verified::default();
-    let all = segments(&**disk)?;
-    let mut at = all.first().copied().unwrap_or(1);
+    let mut at = segments(&**disk)?.first().copied().unwrap_or(1);
     loop {
         let mut reader = Reader::at_segment(Arc::clone(disk), keys.clone(), at);
-        let end = read(&mut reader, &mut found, through);
-        found.frames += reader.sequence() + 1 - at;
+        let mut end = read(&mut reader, &mut found, through);
+        // Of a writer that is at work, what lies behind is half written by right.
+        let still = || Reader::settled(&**disk) == through;
+        if behind && matches!(end, Ok(Given::End)) && still() {
+            let more = read(&mut reader, &mut found, u64::MAX);
+            end = if more.is_err() && !still() { Ok(Given::End) } else { more };
+        }
+        found.frames += (reader.sequence() + 1).saturating_sub(at);
         match end {
             Ok(Given::Torn(_)) => found.torn = true,
             Ok(_) => {}
-            Err(error) if error.fault() == crate::error::Fault::Corrupt => {
-                found.damage.push(error.to_string());
+            Err(error) if matches!(error.fault(), Fault::Corrupt | Fault::PositionLost) => {
+                let all = segments(&**disk)?;
+                // Retention goes by age and leaves the newest: had it removed anything, then what was read first of all. What
+                // it removed is no damage.
+                let removed = all.first().is_some_and(|first| *first > at);
+                if !removed && error.fault() == Fault::Corrupt {
+                    found.damage.push(error.to_string());
+                }
                 // On with the next segment that there is.
-                if let Some(next) = all.iter().find(|first| **first > reader.place().0) {
-                    at = *next;
+                let place = reader.place().0;
+                if let Some(next) = all.into_iter().find(|first| *first > place || (removed && *first == place)) {
+                    at = next;
                     continue;
                 }
             }
@@ -134,7 +162,7 @@ pub fn verify(disk: &Arc<dyn Disk>, keys: &Keys, through: u64) -> Result<Verifie
 fn read(reader: &mut Reader, found: &mut Verified, through: u64) -> Result<Given> {
     loop {
         let mut batch = Batch::unpooled();
-        match reader.next(&mut batch, usize::MAX, through)? {
+        match reader.next(&mut batch, FILL, through)? {
             Given::Run => found.changes += batch.len() as u64,
             Given::Page(_) => found.items += batch.len() as u64,
             Given::Note(_) => {}

@@ -198,3 +198,11 @@ pub fn snapshots(disk: &Arc<dyn Disk>, keys: &Keys) -> Result<Vec<Snapshot>> {
     let standing = end_of(disk, keys)?;
     Ok(standing.whole().filter(|snapshot| snapshot.began >= oldest).copied().collect())
 }
+
+/// How far each partition is at the journal's end.
+///
+/// # Errors
+/// Corrupt, when the newest segment is damaged.
+pub fn reached(disk: &Arc<dyn Disk>, keys: &Keys) -> Result<Checkpoint> {
+    Ok(end_of(disk, keys)?.reached)
+}

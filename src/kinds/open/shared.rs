@@ -5,10 +5,11 @@
 //! those that run.
 
 use std::convert::Infallible;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::config::{Config, Enabled, Endpoint, Lanes, Pipeline};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kinds::journal::relay::{Ack, Relay, Wanted};
 use crate::kinds::journal::{Disk, Folder, Key, Keys, OnDamage, Options, Retention};
 use crate::source::Source;
@@ -108,6 +109,47 @@ impl Reader {
     /// What is wrong with the journal.
     pub async fn stop(&self) -> Result<()> {
         self.0.stop().await
+    }
+}
+
+/// A journal as it lies on the disk, to read beside whoever writes it.
+pub struct Log {
+    /// The name that it carries: that of the first pipeline of those which follow.
+    pub name: String,
+    /// The pipelines that follow.
+    pub pipelines: Vec<String>,
+    /// Its folder.
+    pub folder: PathBuf,
+    /// The same, to read; no lock is taken.
+    pub disk: Arc<dyn Disk>,
+    /// What it is read with.
+    pub keys: Keys,
+}
+
+impl Log {
+    /// The journal of a pipeline's source.
+    ///
+    /// # Errors
+    /// Config, when the source is read without one, when none was begun yet, or for a key that is none.
+    pub fn of(config: &Config, pipeline: &Pipeline) -> Result<Self> {
+        let name = leader(config, pipeline);
+        let folder = config.state_dir.join(name).join(FOLDER);
+        // `capture` begins one wherever that is not forbidden.
+        let has = pipeline.journal.enabled != Enabled::Off && folder.is_dir();
+        if !has && !is_journaled(pipeline) {
+            return Err(Error::config(format!(
+                "open the journal of {name}: it has none, because its source is read directly; \
+                 set `enabled: true` in `journal` to have one"
+            )));
+        }
+        if !has {
+            let place = folder.display();
+            return Err(Error::config(format!("open the journal of {name}: {place} is not there; `run` begins one")));
+        }
+        let disk = Arc::new(Folder::at(&folder)) as Arc<dyn Disk>;
+        let shares = pipeline.shares.clone();
+        let pipelines = if shares.is_empty() { vec![pipeline.name.clone()] } else { shares };
+        Ok(Self { name: name.to_owned(), pipelines, folder, disk, keys: keys(pipeline)? })
     }
 }
 

@@ -98,7 +98,7 @@ impl Site {
 
     fn command(&self, verb: &str, options: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_driftless"));
-        command.arg(verb).arg("-c").arg(self.config()).args(options);
+        command.args(verb.split(' ')).arg("-c").arg(self.config()).args(options);
         if self.watched {
             command.arg("-vvv").env(LISTEN, "127.0.0.1:0");
         }
