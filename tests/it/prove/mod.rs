@@ -1,6 +1,8 @@
 //! The claims, small in `make test` and at full size in `make prove`.
 
 #[cfg(all(feature = "journal", feature = "postgresql", feature = "sqlite"))]
+mod damage;
+#[cfg(all(feature = "journal", feature = "postgresql", feature = "sqlite"))]
 mod fanout;
 #[cfg(all(feature = "postgresql", feature = "sqlite"))]
 mod kills;
@@ -12,3 +14,5 @@ mod routes;
 pub mod sides;
 #[cfg(all(feature = "postgresql", feature = "sqlite"))]
 mod standby;
+#[cfg(all(feature = "journal", feature = "postgresql", feature = "sqlite"))]
+mod vandal;

@@ -143,6 +143,13 @@ impl Writer {
                 }
                 sql += &side.put(&format!("/churn/{}", n % 97), &format!("planted-{n}"), n);
                 sql += &side.delete(&format!("/churn/{}", (n * 7) % 97));
+                // Written once, and half of them removed once: what is lost of these no later write mends.
+                if n % 4 == 0 {
+                    sql += &side.put(&format!("/once/{n}"), &format!("planted-{n}"), n);
+                    if n % 8 == 0 && n > 80 {
+                        sql += &side.delete(&format!("/once/{}", n - 80));
+                    }
+                }
                 sql += "commit;\n";
                 input.write_all(sql.as_bytes()).unwrap();
                 input.flush().unwrap();
