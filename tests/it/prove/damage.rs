@@ -147,14 +147,16 @@ fn route(name: &str, folder: &Path, source: Side, journal: &str, number: u64) {
 impl Case {
     fn new(name: &str, folder: &Path, source: Side, names: &[&str], journal: &str, seed: u64) -> Self {
         let listen = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let word: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+        // Slots of one server are named by streams.
+        let names: Vec<String> = names.iter().map(|name| format!("{word}-{name}")).collect();
         let sinks: Vec<Side> = names.iter().map(|name| Side::sqlite(&folder.join(name), None)).collect();
         let mut yaml = format!("memory: 32MiB\nlisten: {listen}\njournal: {{ enabled: true, {journal} }}\npipelines:\n");
         for (name, sink) in names.iter().zip(&sinks) {
             yaml += &format!("  - {{ name: {name}, src: {}, dst: {} }}\n", source.yaml(), sink.yaml());
         }
-        let word: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
         let site = Site::new(&format!("damage-{word}"), &yaml);
-        let journal: PathBuf = site.folder().join("state").join(names[0]).join("journal");
+        let journal: PathBuf = site.folder().join("state").join(&names[0]).join("journal");
         let (vandal, dice, tally) = (Vandal::new(&journal, seed), Dice::new(seed + 1_000_000), Tally::default());
         Self { name: name.to_owned(), site, listen, source, sinks, vandal, dice, tally }
     }
@@ -268,7 +270,7 @@ impl Case {
 }
 
 /// Holds a sink's lock, so that nothing lands there.
-fn hold(sink: &Side) -> Child {
+pub(super) fn hold(sink: &Side) -> Child {
     use std::io::{BufRead as _, BufReader, Write as _};
     let mut client = sink.client();
     let input = client.stdin.as_mut().unwrap();
@@ -280,7 +282,7 @@ fn hold(sink: &Side) -> Child {
     client
 }
 
-fn let_go(mut held: Child) {
+pub(super) fn let_go(mut held: Child) {
     // The end of its input ends the client, and that its transaction.
     drop(held.stdin.take());
     assert!(held.wait().unwrap().success());
@@ -291,6 +293,8 @@ fn let_go(mut held: Child) {
 fn held_then(name: &str, source: Side, journal: &str, harm: impl FnOnce(&mut Case)) -> (Case, u64, String) {
     let folder = tempfile::tempdir().unwrap();
     let mut case = Case::new(name, folder.path(), source, &["held"], journal, 7);
+    // A log that begins with an event can tell that it was trimmed.
+    case.write(&case.source.put("/apps/first", "{}", 1));
     let program = case.start();
     case.until_consistent(0);
     let held = case.hold();
@@ -313,6 +317,14 @@ fn held_then(name: &str, source: Side, journal: &str, harm: impl FnOnce(&mut Cas
 }
 
 impl Case {
+    /// Writes to the source.
+    fn write(&self, sql: &str) {
+        use std::io::Write as _;
+        let mut client = self.source.client();
+        client.stdin.take().unwrap().write_all(sql.as_bytes()).unwrap();
+        assert!(client.wait().unwrap().success());
+    }
+
     /// Waits until the journal has all that was written, and with `ack: journal` the source knows that.
     fn until_captured(&self) {
         let deadline = Instant::now() + PATIENCE;

@@ -4,6 +4,8 @@
 mod damage;
 #[cfg(all(feature = "journal", feature = "postgresql", feature = "sqlite"))]
 mod fanout;
+#[cfg(all(feature = "journal", feature = "postgresql", feature = "sqlite"))]
+mod full;
 #[cfg(all(feature = "postgresql", feature = "sqlite"))]
 mod kills;
 #[cfg(feature = "postgresql")]

@@ -37,6 +37,8 @@ pub(super) struct Scribe {
     pub(super) done: Sender<Result<Writer>>,
     pub(super) retention: Retention,
     pub(super) now: fn() -> Micros,
+    /// When it was tidied last.
+    pub(super) tidied: Instant,
 }
 
 fn who(held: &Held) -> String {
@@ -70,13 +72,9 @@ impl Scribe {
     }
 
     fn run(mut self) -> Result<Writer> {
-        let mut tidied = Instant::now();
         loop {
-            if tidied.elapsed() >= TIDY_EVERY {
-                self.tidy()?;
-                tidied = Instant::now();
-            }
-            let first = match self.orders.recv_timeout(TIDY_EVERY.saturating_sub(tidied.elapsed())) {
+            self.tidy_in_time()?;
+            let first = match self.orders.recv_timeout(TIDY_EVERY.saturating_sub(self.tidied.elapsed())) {
                 Ok(order) => order,
                 Err(RecvTimeoutError::Timeout) => continue,
                 Err(RecvTimeoutError::Disconnected) => return Ok(self.writer),
@@ -93,6 +91,14 @@ impl Scribe {
             self.flush()?;
             self.hub.settle(last, self.writer.durable(), &self.writer.reached(), &closed);
         }
+    }
+
+    fn tidy_in_time(&mut self) -> Result<()> {
+        if self.tidied.elapsed() < TIDY_EVERY {
+            return Ok(());
+        }
+        self.tidied = Instant::now();
+        self.tidy()
     }
 
     /// Writes down what each sink still needs, and removes what nobody does. A disk that is full is no reason to stop.
@@ -138,6 +144,8 @@ impl Scribe {
                     if self.hub.is_deserted() {
                         return Err(error);
                     }
+                    // A sink that gets on meanwhile may be all that it takes to make room.
+                    self.tidy_in_time()?;
                     std::thread::sleep(FULL_PAUSE);
                 }
                 Err(error) => return Err(error),
