@@ -191,6 +191,7 @@ impl Relay {
             retention: self.wanted.retention,
             now: self.wanted.now,
             tidied: std::time::Instant::now(),
+            holders: Vec::new(),
         };
         scribe.start().map_err(|error| Error::transient("start the journal's thread").because(error))?;
         let capture = tokio::spawn(capture::run(Arc::clone(&self.source), tail, Arc::clone(&hub), orders));

@@ -37,8 +37,9 @@ pub(super) struct Scribe {
     pub(super) done: Sender<Result<Writer>>,
     pub(super) retention: Retention,
     pub(super) now: fn() -> Micros,
-    /// When it was tidied last.
+    /// When it was tidied last, and who needed more then than should be kept.
     pub(super) tidied: Instant,
+    pub(super) holders: Vec<Holder>,
 }
 
 fn who(held: &Held) -> String {
@@ -73,7 +74,9 @@ impl Scribe {
 
     fn run(mut self) -> Result<Writer> {
         loop {
-            self.tidy_in_time()?;
+            if self.tidied.elapsed() >= TIDY_EVERY {
+                self.tidy()?;
+            }
             let first = match self.orders.recv_timeout(TIDY_EVERY.saturating_sub(self.tidied.elapsed())) {
                 Ok(order) => order,
                 Err(RecvTimeoutError::Timeout) => continue,
@@ -93,17 +96,10 @@ impl Scribe {
         }
     }
 
-    fn tidy_in_time(&mut self) -> Result<()> {
-        if self.tidied.elapsed() < TIDY_EVERY {
-            return Ok(());
-        }
-        self.tidied = Instant::now();
-        self.tidy()
-    }
-
     /// Writes down what each sink still needs, and removes what nobody does. A disk that is full is no reason to stop.
-    fn tidy(&self) -> Result<()> {
+    fn tidy(&mut self) -> Result<()> {
         let now = (self.now)();
+        self.tidied = Instant::now();
         for (name, sequence) in self.hub.needs() {
             let known = Cursor::of(&*self.disk, &name)?;
             if known.is_none_or(|known| known.sequence < sequence) {
@@ -111,9 +107,12 @@ impl Scribe {
             }
         }
         let Some(done) = pass_full(self.writer.retain(&self.retention, now))? else { return Ok(()) };
-        for held in &done.held {
+        let holders: Vec<Holder> = done.held.iter().map(|held| held.by.clone()).collect();
+        // It may stay so for hours, and is said when it begins.
+        for held in done.held.iter().filter(|held| !self.holders.contains(&held.by)) {
             tracing::warn!(by = %who(held), bytes = done.bytes, "the journal keeps more than it should, because it is needed");
         }
+        self.holders = holders;
         for outrun in &done.outrun {
             tracing::error!(by = %who(outrun), "the journal is at max_bytes and lets go of what is still needed: a gap, healed by difference");
         }
@@ -145,7 +144,7 @@ impl Scribe {
                         return Err(error);
                     }
                     // A sink that gets on meanwhile may be all that it takes to make room.
-                    self.tidy_in_time()?;
+                    self.tidy()?;
                     std::thread::sleep(FULL_PAUSE);
                 }
                 Err(error) => return Err(error),
