@@ -12,13 +12,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::fanout::until_all_caught_up;
-use super::sides::{Observer, Side, Writer};
+use super::sides::{Observer, Side, Writer, until_same};
 use super::vandal::{Dice, Harm, Loss, Vandal};
 use crate::support::pg;
 use crate::support::program::{Running, Site, get};
 use crate::support::scale::{figure, pick};
-use crate::support::teleport::{assert_same, items, now_us};
+use crate::support::teleport::{items, now_us};
 
 const PATIENCE: Duration = Duration::from_secs(180);
 /// What is said when the end of the journal is not what was durable.
@@ -113,10 +112,7 @@ fn route(name: &str, folder: &Path, source: Side, journal: &str, number: u64) {
         program = Some(case.crash(program.take().unwrap(), harms_now));
     }
     let written = writer.finish() - before;
-    until_all_caught_up(&case.site, 2);
-    for sink in &case.sinks {
-        assert_same(&case.source.dump(now_us()), &sink.dump(now_us()));
-    }
+    until_same(&case.source, &case.sinks, PATIENCE);
     let verified = case.site.run("verify", &["--json"]);
     assert_eq!(verified.code, Some(0), "{}{}", verified.stdout, verified.stderr);
     assert!(program.unwrap().stop(PATIENCE).success());
@@ -213,9 +209,7 @@ impl Case {
         std::thread::sleep(Duration::from_millis(100 + self.dice.roll(500)));
         program.kill();
         self.tally.kills += 1;
-        if let Some(held) = held {
-            let_go(held);
-        }
+        let_go(held);
         let harm = harms.then(|| {
             let known = self.verify();
             let harm = self.vandal.harm();
@@ -282,7 +276,8 @@ pub(super) fn hold(sink: &Side) -> Child {
     client
 }
 
-pub(super) fn let_go(mut held: Child) {
+pub(super) fn let_go(held: Option<Child>) {
+    let Some(mut held) = held else { return };
     // The end of its input ends the client, and that its transaction.
     drop(held.stdin.take());
     assert!(held.wait().unwrap().success());
@@ -303,14 +298,13 @@ fn held_then(name: &str, source: Side, journal: &str, harm: impl FnOnce(&mut Cas
     writer.finish();
     case.until_captured();
     program.kill();
-    let_go(held);
+    let_go(Some(held));
     assert_ne!(case.source.dump(now_us()), case.sinks[0].dump(now_us()), "the sink was not behind");
     harm(&mut case);
     let from = case.site.log().len();
     let program = case.start();
     let gaps = case.until_consistent(from);
-    until_all_caught_up(&case.site, 1);
-    assert_same(&case.source.dump(now_us()), &case.sinks[0].dump(now_us()));
+    until_same(&case.source, &case.sinks, PATIENCE);
     let log = case.site.log().split_off(from);
     assert!(program.stop(PATIENCE).success());
     (case, gaps, log)

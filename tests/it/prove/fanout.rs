@@ -89,7 +89,7 @@ pub(super) fn resident(program: &Running) -> u64 {
 }
 
 /// Every pipeline is consistent and has what the source has.
-pub(super) fn until_all_caught_up(site: &Site, count: usize) {
+fn until_all_caught_up(site: &Site, count: usize) {
     let deadline = Instant::now() + PATIENCE;
     let all = |site: &Site| site.done("status", &[])["pipelines"].as_array().unwrap().clone();
     let heads: Vec<u64> = all(site).iter().map(|status| status["heads"].as_u64().unwrap_or(0) + 2).collect();

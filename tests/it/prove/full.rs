@@ -14,13 +14,13 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::damage::{hold, let_go};
-use super::fanout::{resident, until_all_caught_up};
-use super::sides::Side;
+use super::fanout::resident;
+use super::sides::{Side, until_same};
 use crate::support::disk::SmallDisk;
 use crate::support::pg;
 use crate::support::program::{Running, Site, get};
 use crate::support::scale::{figure, pick};
-use crate::support::teleport::{assert_same, items, now_us};
+use crate::support::teleport::items;
 
 const PATIENCE: Duration = Duration::from_secs(180);
 const DISK_MIB: u32 = 64;
@@ -113,7 +113,7 @@ impl Case {
         let ballast = if self.room == Room::Ballast { 40 } else { pick(48, 0) };
         self.put_ballast(ballast);
         let mut program = self.site.start("run", &[]);
-        until_all_caught_up(&self.site, 2);
+        self.until_consistent();
         let idle = resident(&program);
         let mut held = Some(hold(&self.sinks[1]));
         self.fill_up();
@@ -126,17 +126,14 @@ impl Case {
         if meanwhile != Meanwhile::Nothing {
             if meanwhile == Meanwhile::Stop {
                 // A clean stop waits for a sink that is locked.
-                held.take().map(let_go);
+                let_go(held.take());
             }
             program = self.again(program, meanwhile);
             peak = peak.max(program.peak_memory() >> 20);
         }
         let (program, took) = self.make_room(program, held, from);
         peak = peak.max(program.peak_memory() >> 20);
-        until_all_caught_up(&self.site, 2);
-        for sink in &self.sinks {
-            assert_same(&self.source.dump(now_us()), &sink.dump(now_us()));
-        }
+        until_same(&self.source, &self.sinks, PATIENCE);
         let log = self.log(0);
         assert!(!log.contains("gap"), "nothing was lost, so nothing is a gap:\n{log}");
         assert!(program.stop(PATIENCE).success());
@@ -155,6 +152,15 @@ impl Case {
         assert!(later <= paused + 8, "resident memory went from {paused} to {later} MiB while nothing could be written");
         // LIMIT: a build for tests takes more for the same.
         assert!(peak <= pick(224, 128), "resident memory was {peak} MiB, with memory: 32MiB");
+    }
+
+    fn until_consistent(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        let all = || self.site.done("status", &[])["pipelines"].as_array().unwrap().clone();
+        while !all().iter().all(|status| status["consistent"] == true) {
+            assert!(Instant::now() < deadline, "not consistent\n{}", self.log(0));
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     fn put_ballast(&self, mib: usize) {
@@ -296,7 +302,7 @@ impl Case {
         let begun = Instant::now();
         let waiting = match self.room {
             Room::Sink => {
-                held.map(let_go);
+                let_go(held);
                 None
             }
             Room::Ballast => {
@@ -310,7 +316,7 @@ impl Case {
             std::thread::sleep(Duration::from_millis(20));
         }
         let took = begun.elapsed();
-        waiting.map(let_go);
+        let_go(waiting);
         (program, took)
     }
 }
