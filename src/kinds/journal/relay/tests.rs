@@ -141,6 +141,7 @@ fn relay(source: &Numbers, disk: &Faulty, ack: Ack, names: &[&str]) -> Arc<Relay
         options: Box::new(|| Options::new("numbers")),
         keys: Keys::default(),
         retention: Retention { bytes: u64::MAX, age: 1_000_000, outrun: true },
+        snapshots: None,
         now: || 1,
     };
     Relay::new(Arc::new(source.clone()), wanted)
