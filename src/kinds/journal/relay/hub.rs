@@ -206,17 +206,19 @@ impl Hub {
 
     /// Begins to look for patches that move a key.
     pub(super) fn look_for_moves(&self) {
-        // ORDERING: Relaxed, here and below: settling takes the lock, and is what whoever asks has waited for.
+        // ORDERING: Relaxed; the order that begins the snapshot is sent afterwards, through a channel.
         self.moves.store(false, Ordering::Relaxed);
     }
 
     /// A patch that moves a key is in the journal, or nobody looks for one any more.
     pub(super) fn moved(&self) {
+        // ORDERING: Relaxed; settling what it is about takes the lock afterwards, and whoever asks has waited for that.
         self.moves.store(true, Ordering::Relaxed);
     }
 
     /// Whether one has come since [`Hub::look_for_moves`], or nobody looks.
     pub(super) fn has_moved(&self) -> bool {
+        // ORDERING: Relaxed, see `moved`.
         self.moves.load(Ordering::Relaxed)
     }
 
