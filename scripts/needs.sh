@@ -80,5 +80,6 @@ if ! command -v cargo >/dev/null 2>&1; then
 fi
 
 if [[ " $* " == *" servers "* ]]; then
-  "$(dirname "$0")/etcd.sh"
+  cd "$(dirname "$0")/.."
+  scripts/etcd.sh
 fi
