@@ -47,7 +47,7 @@ pub enum Given {
 
 /// A place between two frames, and all that a reader has to know to go on from there.
 #[derive(Clone)]
-pub(super) struct Bookmark {
+pub(super) struct Aside {
     /// The first sequence of the segment.
     first: u64,
     at: u64,
@@ -110,9 +110,9 @@ impl Reader {
     }
 
     /// The place where the reader is, if all of what it has read was given.
-    pub(super) fn bookmark(&self) -> Option<Bookmark> {
+    pub(super) fn aside(&self) -> Option<Aside> {
         let segment = self.segment.as_ref().filter(|_| self.is_idle() && !self.begins && self.stuck.is_none())?;
-        Some(Bookmark {
+        Some(Aside {
             first: segment.head().first,
             at: segment.at(),
             next: self.next,
@@ -126,7 +126,7 @@ impl Reader {
     ///
     /// # Errors
     /// As [`Reader::next`]; Config, when the segment is no longer there.
-    pub(super) fn at_bookmark(disk: Arc<dyn Disk>, keys: Keys, mark: &Bookmark) -> Result<Self> {
+    pub(super) fn resume(disk: Arc<dyn Disk>, keys: Keys, mark: &Aside) -> Result<Self> {
         let name = segment_name(mark.first);
         let Some(mut segment) = Segment::open(&*disk, mark.first, &keys)? else {
             return Err(damaged(&name, 0, "its head is cut short"));

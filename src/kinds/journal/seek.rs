@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::codec::Snapshot;
 use super::crypt::Keys;
 use super::files::Disk;
-use super::reader::{Bookmark, Given, Reader};
+use super::reader::{Aside, Given, Reader};
 use super::records::{self, Note, Standing};
 use super::segment::{Found, Segment, segments};
 use crate::error::{Error, Result};
@@ -120,10 +120,10 @@ impl Reader {
         disk: Arc<dyn Disk>,
         keys: Keys,
         from: &Checkpoint,
-        mark: Option<&Bookmark>,
+        mark: Option<&Aside>,
     ) -> Result<Self> {
         if let Some(mark) = mark.filter(|mark| mark.standing.reached.iter().all(|(p, at)| at <= from.get(p)))
-            && let Ok(mut reader) = Self::at_bookmark(Arc::clone(&disk), keys.clone(), mark)
+            && let Ok(mut reader) = Self::resume(Arc::clone(&disk), keys.clone(), mark)
         {
             reader.pass_what_is_had(from)?;
             return Ok(reader);

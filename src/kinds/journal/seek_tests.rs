@@ -277,7 +277,7 @@ fn who_has_been_there_finds_his_way_back_and_reads_nothing_of_what_lies_before()
         for left in (0..count).step_by(3) {
             let mut reader = Reader::at_sequence(disk(&faulty), keys(None), u64::from(left) + 1).unwrap();
             reader.next(&mut Batch::unpooled(), usize::MAX, u64::MAX).unwrap();
-            let mark = reader.bookmark().unwrap();
+            let mark = reader.aside().unwrap();
             for skipped in 0..count {
                 let from = at("pg/7/1/s", place(skipped));
                 let near = Reader::at_checkpoint_near(disk(&faulty), keys(None), &from, Some(&mark)).unwrap();
@@ -288,11 +288,11 @@ fn who_has_been_there_finds_his_way_back_and_reads_nothing_of_what_lies_before()
         assert!(wrote.len() == 40);
     }
     let mut reader = Reader::at_beginning(disk(&faulty), keys(None)).unwrap();
-    assert!(reader.bookmark().is_none(), "it was nowhere yet");
+    assert!(reader.aside().is_none(), "it was nowhere yet");
     while reader.sequence() < 75 {
         reader.next(&mut Batch::unpooled(), usize::MAX, u64::MAX).unwrap();
     }
-    let mark = reader.bookmark().unwrap();
+    let mark = reader.aside().unwrap();
     let name = segment_name(*segments(&faulty).unwrap().last().unwrap());
     let mut bytes = faulty.bytes(&name);
     let early = bytes.len() / 4;

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use super::hub::Hub;
 use super::ring::Slot;
 use crate::error::{Error, Fault, Result};
-use crate::kinds::journal::reader::Bookmark;
+use crate::kinds::journal::reader::Aside;
 use crate::kinds::journal::{Cursor, Disk, Given, Keys, Reader};
 use crate::model::{Batch, Checkpoint};
 use crate::pool::Pool;
@@ -57,7 +57,7 @@ pub(super) struct Follower {
     /// What was given, or had before.
     given: Checkpoint,
     /// Where it last left the journal, so that it finds its way back without reading much.
-    mark: Option<Bookmark>,
+    aside: Option<Aside>,
 }
 
 impl Follower {
@@ -82,7 +82,7 @@ impl Follower {
             place: Place::Nowhere,
             reading: None,
             given: from.clone(),
-            mark: None,
+            aside: None,
         };
         let behind = follower.fall_back().await?;
         let cursor = Cursor { name: name.to_owned(), sequence: behind.reader.needs(), moved: 0, outrun: false };
@@ -175,7 +175,7 @@ impl Follower {
                 self.place = if through > behind.through {
                     Place::Disk(Box::new(Behind { through, then: last + 1, ..*behind }))
                 } else {
-                    self.mark = behind.reader.bookmark().or(self.mark.take());
+                    self.aside = behind.reader.aside().or(self.aside.take());
                     Place::Memory(behind.then)
                 };
                 Ok(None)
@@ -208,9 +208,9 @@ impl Follower {
     fn fall_back(&self) -> impl Future<Output = Result<Box<Behind>>> + Send + use<> {
         let (last, through) = self.hub.durable();
         let (disk, keys, given) = (Arc::clone(&self.disk), self.keys.clone(), self.given.clone());
-        let mark = self.mark.clone();
+        let aside = self.aside.clone();
         async move {
-            let open = move || Reader::at_checkpoint_near(disk, keys, &given, mark.as_ref());
+            let open = move || Reader::at_checkpoint_near(disk, keys, &given, aside.as_ref());
             let opened = tokio::task::spawn_blocking(open).await;
             let opened = opened.map_err(|_| Error::bug("open the journal for reading: it has panicked"))?;
             let reader = opened.map_err(lost)?;

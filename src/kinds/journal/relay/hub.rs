@@ -58,12 +58,7 @@ impl Hub {
             reached.iter().filter(|(_, at)| at.ordinal() == 0).map(|(p, at)| (p.clone(), at.clone())).collect();
         let (end, paused, deserted, snapshot) = (None, None, false, None);
         let state = State { ring, sequence, reached, closed, releases, trail, end, paused, deserted, snapshot };
-        Arc::new(Self {
-            state: Mutex::new(state),
-            news: watch::Sender::new(0),
-            release,
-            moves: AtomicBool::new(true),
-        })
+        Arc::new(Self { state: Mutex::new(state), news: watch::Sender::new(0), release, moves: AtomicBool::new(true) })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

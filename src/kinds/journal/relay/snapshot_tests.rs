@@ -1,8 +1,8 @@
 //! Snapshots beside a capture, of a scripted source and its store, on a disk in memory.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst};
 
 use super::tests::{LONG, Numbers, at, number, pool, take, until, wanted};
 use super::*;
@@ -321,7 +321,8 @@ async fn behind_a_gap_there_is_a_new_one_at_once_even_if_nobody_saw_the_gap() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_snapshot_that_would_cost_a_sink_what_it_needs_is_not_taken() {
     let (source, disk) = (Numbers::new(), Faulty::default());
-    let snapshots = Some(Snapshots { store: Shelf::store(&source, false, |_| {}, Box::new(|_| Ok(true))), every: HOUR });
+    let snapshots =
+        Some(Snapshots { store: Shelf::store(&source, false, |_| {}, Box::new(|_| Ok(true))), every: HOUR });
     let retention = Retention { bytes: 5000, age: 1_000_000, outrun: true };
     let wanted = Wanted { snapshots, retention, ..wanted(&disk, Ack::Sink, &["a"]) };
     // What a sink that is away needs is most of what the journal may take.
@@ -370,7 +371,8 @@ async fn after_several_periods_the_old_ones_are_gone_and_what_the_last_ones_need
         take(a.as_mut(), from, from + 3).await;
         from += 3;
         a.release(&at(from)).await.unwrap();
-        until("there is a young one", || whole(&disk).last().is_some_and(|last| last.ended_at == NOW.load(SeqCst))).await;
+        until("there is a young one", || whole(&disk).last().is_some_and(|last| last.ended_at == NOW.load(SeqCst)))
+            .await;
         drop(a);
         relay.stop().await.unwrap();
     }
