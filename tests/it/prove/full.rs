@@ -95,7 +95,7 @@ impl Case {
         // What is old enough goes as soon as nobody needs it; where room is made otherwise, nothing is.
         let retain = if room == Room::Sink { "1s" } else { "1h" };
         let mut yaml = format!(
-            "memory: 32MiB\nlisten: {listen}\njournal: {{ enabled: true, ack: {ack}, max_bytes: {DISK_MIB}MiB, retain: {retain} }}\npipelines:\n"
+            "memory: 32MiB\nlisten: {listen}\njournal: {{ enabled: true, ack: {ack}, max_bytes: {DISK_MIB}MiB, retain: {retain}, snapshot_every: never }}\npipelines:\n"
         );
         for (sink, side) in ["front", "held"].iter().zip(&sinks) {
             yaml += &format!("  - {{ name: {name}-{sink}, src: {}, dst: {} }}\n", source.yaml(), side.yaml());

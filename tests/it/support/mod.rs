@@ -2,6 +2,8 @@
 
 #[cfg(feature = "journal")]
 pub mod disk;
+#[cfg(feature = "etcd")]
+pub mod etcd;
 pub mod log;
 #[cfg(feature = "postgresql")]
 pub mod pg;
