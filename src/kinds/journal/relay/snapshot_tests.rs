@@ -259,6 +259,50 @@ async fn a_patch_that_moves_a_key_before_the_view_voids_the_snapshot_and_one_beh
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_is_emptied_while_a_view_of_it_is_read_voids_the_snapshot() {
+    let (source, disk) = (Numbers::new(), Faulty::default());
+    source.write(5);
+    source.with(|state| state.clears = [6].into());
+    let own = source.clone();
+    let event: Event = Box::new(move |page| {
+        own.write(if page == 2 { 1 } else { 0 });
+        Ok(true)
+    });
+    let relay = relay(&source, &disk, Shelf::store(&source, true, |_| {}, event), || 1);
+    let a = relay.source("a").tail(&at(5), &pool()).await.unwrap();
+    until("one is whole", || whole(&disk).len() == 1).await;
+    assert_eq!(notes(&disk)[..4], ["began 1", "ended 1 false", "began 2", "ended 2 true"]);
+    drop(a);
+    relay.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_of_a_view_counts_from_that_moment_on_whatever_happens_while_it_is_read() {
+    let (source, disk) = (Numbers::new(), Faulty::default());
+    source.write(5);
+    let own = source.clone();
+    let event: Event = Box::new(move |_| {
+        own.write(1);
+        Ok(true)
+    });
+    let relay = relay(&source, &disk, Shelf::store(&source, true, |_| {}, event), || 1);
+    let a = relay.source("a").tail(&at(5), &pool()).await.unwrap();
+    until("one is whole", || whole(&disk).len() == 1).await;
+    let folder: Arc<dyn Disk> = Arc::new(disk.clone());
+    let mut reader = crate::kinds::journal::Reader::at_beginning(folder, Keys::default()).unwrap();
+    let ended = loop {
+        match reader.next(&mut Batch::unpooled(), usize::MAX, u64::MAX).unwrap() {
+            Given::Note(Note::Ended { head, .. }) => break number(&head),
+            Given::End => panic!("it ended"),
+            _ => {}
+        }
+    };
+    assert_eq!(ended, 5);
+    drop(a);
+    relay.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_makes_it_wait_and_a_stop_does_not_wait_for_it() {
     let (source, disk) = (Numbers::new(), Faulty::default());
     source.write(20);
