@@ -4,7 +4,7 @@ use std::future::Future;
 use std::time::Instant;
 
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cli::args::{Replay, Restore};
 use crate::cli::exit::Exit;
@@ -29,7 +29,9 @@ pub(super) async fn replay(config: Config, options: &Replay, printer: Printer) -
     if options.dry_run {
         for pipeline in &config.pipelines {
             let (whole, sorts) = foresee(&config, pipeline, &wanted).await?;
-            printer.past("dry_run", &json!({ "whole": &whole, "sorts": &sorts }), &foreseen(&whole, &sorts))?;
+            let mut value = plain(&whole)?;
+            value["sorts"] = plain(&sorts)?;
+            printer.past("dry_run", &value, &foreseen(&whole, &sorts))?;
         }
         return Ok(Exit::Done);
     }
@@ -74,8 +76,12 @@ where
     })
 }
 
-fn timed(done: &impl Serialize, seconds: f64) -> Result<serde_json::Value> {
-    let mut value = serde_json::to_value(done).map_err(|_| Error::bug("write a result"))?;
+fn plain(value: &impl Serialize) -> Result<Value> {
+    serde_json::to_value(value).map_err(|_| Error::bug("write a result"))
+}
+
+fn timed(done: &impl Serialize, seconds: f64) -> Result<Value> {
+    let mut value = plain(done)?;
     value["seconds"] = json!(seconds);
     Ok(value)
 }

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use super::place::{Bound, Place, place};
-use crate::error::{Error, Fault, Result};
+use super::part;
+use super::place::Place;
+use crate::error::{Error, Result};
 use crate::kinds::journal::reader::{Given, Reader};
 use crate::kinds::journal::records::Note;
 use crate::kinds::journal::{Disk, Keys, Snapshot, snapshots};
@@ -31,41 +32,38 @@ pub fn base(disk: &Arc<dyn Disk>, keys: &Keys, end: &Place) -> Result<Option<Bas
         if snapshot.began > end.frame {
             continue;
         }
-        let ended = head(disk, keys, snapshot.ended, |note| match note {
+        let (whole, _) = note(disk, keys, snapshot.ended, |note| match note {
             Note::Ended { snapshot: id, whole: true, head, .. } if *id == snapshot.id => Some(head.clone()),
             _ => None,
         })?;
         let covers = |(partition, at): (&_, &_)| end.at.names(partition) && end.at.get(partition) >= at;
-        if !ended.iter().all(covers) {
+        if !whole.iter().all(covers) {
             continue;
         }
-        let began = head(disk, keys, snapshot.began, |note| match note {
-            Note::Began { snapshot: id, head, .. } if *id == snapshot.id => Some(head.clone()),
+        // All that the journal held then can be seen in the pages.
+        let (_, held) = note(disk, keys, snapshot.began, |note| match note {
+            Note::Began { snapshot: id, .. } if *id == snapshot.id => Some(Checkpoint::default()),
             _ => None,
         })?;
-        match closed(disk, keys, &began, snapshot.ended) {
-            Ok(begin) => return Ok(Some(Base { snapshot, begin, whole: ended })),
-            // Retention has taken what it needs.
-            Err(error) if error.fault() == Fault::PositionLost => {}
-            Err(error) => return Err(error),
-        }
+        let begin = held.iter().map(|(partition, at)| (partition.clone(), part::closed(at))).collect();
+        return Ok(Some(Base { snapshot, begin, whole }));
     }
     Ok(None)
 }
 
-/// What a note of a frame says.
-fn head(
+/// What a note of a frame says, and where the partitions stood there.
+fn note(
     disk: &Arc<dyn Disk>,
     keys: &Keys,
     frame: u64,
     wanted: impl Fn(&Note) -> Option<Checkpoint>,
-) -> Result<Checkpoint> {
+) -> Result<(Checkpoint, Checkpoint)> {
     let mut reader = Reader::at_sequence(Arc::clone(disk), keys.clone(), frame)?;
     loop {
         match reader.next(&mut Batch::unpooled(), usize::MAX, frame)? {
             Given::Note(note) => {
                 if let Some(head) = wanted(&note) {
-                    return Ok(head);
+                    return Ok((head, reader.reached().clone()));
                 }
             }
             Given::Run | Given::Page(_) => {}
@@ -75,14 +73,4 @@ fn head(
             }
         }
     }
-}
-
-/// The last places at or before a head at which no transaction is open: a head may lie between two of them.
-fn closed(disk: &Arc<dyn Disk>, keys: &Keys, head: &Checkpoint, through: u64) -> Result<Checkpoint> {
-    let mut all = Checkpoint::default();
-    for (partition, position) in head.iter() {
-        let found = place(disk, keys, &Bound::Position(partition.clone(), position.clone()), through)?;
-        all.advance(partition, found.at.get(partition));
-    }
-    Ok(all)
 }
