@@ -25,6 +25,9 @@ for part in "$@"; do
       need cmake cmake
       need perl perl
       need pkg-config pkg-config
+      # etcd's messages are generated from its own description of them.
+      need protoc protobuf-compiler
+      [ -e /usr/include/google/protobuf/descriptor.proto ] || [ -n "${PROTOC_INCLUDE:-}" ] || missing+=(libprotobuf-dev)
       ;;
     servers)
       has_postgresql || missing+=(postgresql)
@@ -32,6 +35,14 @@ for part in "$@"; do
       need sqlite3 sqlite3
       need setpriv util-linux
       need strings binutils
+      # The oldest etcd that is supported, and the client that looks at what any of them holds.
+      need etcd etcd-server
+      need etcdctl etcd-client
+      need openssl openssl
+      if ! command -v go >/dev/null 2>&1; then
+        need curl curl
+        need unzip unzip
+      fi
       ;;
     *) echo "usage: needs.sh [build] [servers]" >&2; exit 2 ;;
   esac
@@ -66,4 +77,9 @@ fi
 if ! command -v cargo >/dev/null 2>&1; then
   echo "cargo is neither in PATH nor in ~/.cargo/bin: install Rust from https://rustup.rs" >&2
   exit 1
+fi
+
+if [[ " $* " == *" servers "* ]]; then
+  cd "$(dirname "$0")/.."
+  scripts/etcd.sh
 fi

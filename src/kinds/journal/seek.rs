@@ -199,6 +199,26 @@ pub fn snapshots(disk: &Arc<dyn Disk>, keys: &Keys) -> Result<Vec<Snapshot>> {
     Ok(standing.whole().filter(|snapshot| snapshot.began >= oldest).copied().collect())
 }
 
+/// Whether no gap was noted behind a frame: what was restored from there on is right up to the journal's end. A partition
+/// that was forgotten counts as one.
+///
+/// # Errors
+/// Corrupt, when the beginning of a segment is damaged; Config, when the folder cannot be read.
+pub fn unbroken(disk: &Arc<dyn Disk>, keys: &Keys, from: u64) -> Result<bool> {
+    let all = segments(&**disk)?;
+    let begin = all.partition_point(|first| *first <= from).saturating_sub(1);
+    let mut before = Checkpoint::default();
+    // A gap ends its segment, and the next one begins without the partitions that are lost.
+    for first in &all[begin..] {
+        let Some(standing) = standing_of(disk, keys, *first)? else { continue };
+        if before.iter().any(|(partition, _)| !standing.reached.names(partition)) {
+            return Ok(false);
+        }
+        before = standing.reached;
+    }
+    Ok(true)
+}
+
 /// How far each partition is at the journal's end.
 ///
 /// # Errors

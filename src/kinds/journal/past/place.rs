@@ -45,29 +45,43 @@ pub struct Place {
 /// PositionLost, when the journal does not reach back so far, or does not reach the position; Corrupt, when what leads there
 /// is damaged; Config, for a time where the journal knows none.
 pub fn place(disk: &Arc<dyn Disk>, keys: &Keys, bound: &Bound, through: u64) -> Result<Place> {
-    let own = || (Arc::clone(disk), keys.clone());
+    let at_segment = |first| Reader::at_segment(Arc::clone(disk), keys.clone(), first);
     match bound {
         Bound::Time(time) => {
-            let (disk, keys) = own();
-            seek(Reader::at_time(disk, keys, time.saturating_add(1))?, bound, through)
+            let all = segments(&**disk)?;
+            for first in all.iter().rev() {
+                let Some(standing) = at_segment(*first).prologue()? else { continue };
+                // All of it is read: a frame that holds no times would be passed over otherwise.
+                if standing.latest <= *time {
+                    return seek(at_segment(*first), bound, through);
+                }
+            }
+            Err(match all.first() {
+                Some(first) => {
+                    let text = format!("read the journal from a time: it begins at frame {first}, which is later");
+                    Error::position_lost(text)
+                }
+                None => nothing(),
+            })
         }
         Bound::Position(partition, position) => {
-            let (disk, keys) = own();
-            seek(Reader::at_position(disk, keys, partition, position)?, bound, through)
+            seek(Reader::at_position(Arc::clone(disk), keys.clone(), partition, position)?, bound, through)
         }
         Bound::End => {
-            let all = segments(&**disk)?;
             // The newest may hold nothing yet.
-            for first in all.iter().rev().take(2) {
-                let (disk, keys) = own();
-                let found = seek(Reader::at_segment(disk, keys, *first), bound, through)?;
-                if found.frame > *first {
+            for first in segments(&**disk)?.into_iter().rev().take(2) {
+                let found = seek(at_segment(first), bound, through)?;
+                if found.frame > first {
                     return Ok(found);
                 }
             }
-            Err(Error::config("look for the end of the journal: it holds nothing yet"))
+            Err(nothing())
         }
     }
+}
+
+fn nothing() -> Error {
+    Error::config("look for a place in the journal: it holds nothing yet")
 }
 
 fn seek(mut reader: Reader, bound: &Bound, through: u64) -> Result<Place> {

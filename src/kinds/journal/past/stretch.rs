@@ -8,10 +8,11 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::{Span, part, times};
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::kinds::journal::reader::{Given, Reader};
 use crate::kinds::journal::records::{self, Note};
-use crate::model::{Batch, Checkpoint, Micros, Table};
+use crate::kinds::journal::segment::segments;
+use crate::model::{Batch, Checkpoint, Micros, Position, Table};
 
 /// LIMIT: a survey looks at pieces of about this many bytes.
 const FILL: usize = 1 << 20;
@@ -33,12 +34,12 @@ impl Stretch {
     /// # Errors
     /// PositionLost, when the journal does not reach back so far, Corrupt, when what leads there is damaged.
     pub(super) fn open(span: &Span, from: Checkpoint, fill: usize) -> Result<Self> {
-        let reader = Reader::at_checkpoint(Arc::clone(&span.disk), span.keys.clone(), &from)?;
+        let reader = before(span, &from)?;
         let (through, end, given) = (span.through, span.end.clone(), from.clone());
         Ok(Self { reader, through, fill, from, end, given })
     }
 
-    /// The first frame that it still needs.
+    /// The first frame that it still needs, or one before that.
     pub(super) fn needs(&self) -> u64 {
         self.reader.needs()
     }
@@ -99,17 +100,52 @@ impl Stretch {
     }
 
     fn refuse_gap(&self, at: Micros, why: &str, lost: &Checkpoint) -> Result<()> {
-        if lost.iter().all(|(partition, _)| {
-            self.end.names(partition) && self.given.get(partition) >= self.end.get(partition)
-        }) {
-            return Ok(());
-        }
-        let when = Timestamp::from_microsecond(at).map_or_else(|_| "an unknown time".to_owned(), |at| at.to_string());
-        Err(Error::position_lost(format!(
-            "read the journal across {when}: changes are missing there, because of a gap ({why}); what lies wholly before \
-             or wholly behind it can be read"
-        )))
+        let is_behind =
+            |partition| self.end.names(partition) && self.given.get(partition) >= self.end.get(partition);
+        if lost.iter().all(|(partition, _)| is_behind(partition)) { Ok(()) } else { Err(gap(at, why)) }
     }
+}
+
+/// A reader at or before a place. Not a sink's way of finding one, which for a place before a gap looks behind it.
+fn before(span: &Span, from: &Checkpoint) -> Result<Reader> {
+    let all = segments(&*span.disk)?;
+    let at_segment = |first| Reader::at_segment(Arc::clone(&span.disk), span.keys.clone(), first);
+    for first in all.iter().rev() {
+        let Some(standing) = at_segment(*first).prologue()? else { continue };
+        let reached = standing.reached;
+        let knows = |(partition, at): (&_, &Position)| reached.names(partition) || *at == Position::End;
+        let is_late = reached.iter().any(|(partition, at)| at > from.get(partition));
+        if !is_late && (*first == all[0] || from.iter().all(knows)) {
+            let mut reader = at_segment(*first);
+            reader.from = Some(from.clone());
+            return Ok(reader);
+        }
+    }
+    Err(Error::position_lost(format!("read the journal from {from}: it begins later")))
+}
+
+fn gap(at: Micros, why: &str) -> Error {
+    let when = Timestamp::from_microsecond(at).map_or_else(|_| "an unknown time".to_owned(), |at| at.to_string());
+    Error::position_lost(format!(
+        "read the journal across {when}: changes are missing there, because of a gap ({why}); what lies wholly before or \
+         wholly behind it can be read"
+    ))
+}
+
+/// The gap behind a place, if that is why the journal does not go on from there.
+fn gap_behind(span: &Span) -> Result<Option<Error>> {
+    for (partition, position) in span.begin.iter() {
+        let reader = Reader::at_position(Arc::clone(&span.disk), span.keys.clone(), partition, position);
+        let Ok(mut reader) = reader else { continue };
+        loop {
+            match reader.next(&mut Batch::unpooled(), FILL, span.through)? {
+                Given::Note(Note::Gap { at, why, lost }) if lost.names(partition) => return Ok(Some(gap(at, &why))),
+                Given::Run | Given::Page(_) | Given::Note(_) => {}
+                Given::End | Given::Torn(_) => break,
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// What a piece of the past holds.
@@ -132,6 +168,13 @@ pub struct Survey {
 /// # Errors
 /// PositionLost for a gap in it or when the journal does not reach back so far, Corrupt for damage.
 pub fn survey(span: &Span) -> Result<Survey> {
+    match read(span) {
+        Err(error) if error.fault() == Fault::PositionLost => Err(gap_behind(span)?.unwrap_or(error)),
+        found => found,
+    }
+}
+
+fn read(span: &Span) -> Result<Survey> {
     let mut stretch = Stretch::open(span, span.begin.clone(), FILL)?;
     let mut found = Survey { needs: stretch.needs(), ..Survey::default() };
     while let Some(batch) = stretch.next()? {
