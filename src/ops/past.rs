@@ -14,7 +14,7 @@ use crate::engine::plan;
 use crate::engine::status::Shared;
 use crate::error::{Error, Fault, Result};
 use crate::filter::{Filter, Say, classes};
-use crate::kinds::journal::past::{Bound as Sought, Past, Span, Speed};
+use crate::kinds::journal::past::{Bound as Sought, Past, Place, Span, Speed, place};
 use crate::kinds::journal::{Cursor, Disk, Keys, Reader, list};
 use crate::kinds::open::shared::Log;
 use crate::kinds::open::{Side, Wanted, open, past as endpoint};
@@ -322,7 +322,7 @@ async fn until_either(mut done: watch::Receiver<bool>, mut stop: watch::Receiver
 ///
 /// # Errors
 /// Config, for a position without a partition where there are several, and a time that is still to come.
-pub(super) fn sought(bound: &Bound, disk: &Arc<dyn Disk>, keys: &Keys) -> Result<Sought> {
+fn sought(bound: &Bound, disk: &Arc<dyn Disk>, keys: &Keys) -> Result<Sought> {
     Ok(match bound {
         Bound::Time(time) if *time > now() => {
             return Err(Error::config(format!("look for {bound} in the journal: that is still to come")));
@@ -331,6 +331,19 @@ pub(super) fn sought(bound: &Bound, disk: &Arc<dyn Disk>, keys: &Keys) -> Result
         Bound::Position(Some(partition), position) => Sought::Position(partition.clone(), position.clone()),
         Bound::Position(None, position) => Sought::Position(only(disk, keys)?, position.clone()),
     })
+}
+
+/// A place of a journal; `None` where it does not reach back so far.
+///
+/// # Errors
+/// As of [`sought`] and of what reads the journal.
+pub(super) fn seek(bound: &Bound, disk: &Arc<dyn Disk>, keys: &Keys, through: u64) -> Result<Option<Place>> {
+    match place(disk, keys, &sought(bound, disk, keys)?, through) {
+        // Nobody knows what happened before the journal was begun.
+        Ok(found) if found.latest == 0 && matches!(bound, Bound::Time(time) if *time < reach(disk)?.0) => Ok(None),
+        Err(error) if error.fault() == Fault::PositionLost => Ok(None),
+        found => found.map(Some),
+    }
 }
 
 /// When a journal was begun, by the clock of whoever wrote it, and the latest commit time in it; 0 where not known.
@@ -345,7 +358,7 @@ pub(super) fn shown(at: Micros) -> Option<String> {
     jiff::Timestamp::from_microsecond(at).ok().filter(|_| at != 0).map(|at| at.to_string())
 }
 
-pub(super) fn now() -> Micros {
+fn now() -> Micros {
     jiff::Timestamp::now().as_microsecond()
 }
 

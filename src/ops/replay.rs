@@ -9,14 +9,14 @@ use tokio::sync::watch;
 
 use crate::config::{Config, Pipeline};
 use crate::engine::status::Shared;
-use crate::error::{Error, Fault, Result};
+use crate::error::{Error, Result};
 use crate::filter::classes;
 use crate::kinds::journal::past::{Bound as Sought, Nothing, Past, Place, Speed, Survey, place, survey};
 use crate::kinds::journal::{Disk, Keys, Reader};
 use crate::model::{Batch, Layout, Op, Row};
 use crate::ops::journal::Bound;
 use crate::ops::outcome::{Foreseen, Replayed};
-use crate::ops::past::{Covers, Work, reach, shown, sought, speed};
+use crate::ops::past::{Covers, Work, reach, seek, shown, speed};
 use crate::ops::view::positions;
 use crate::pool::Pool;
 
@@ -157,9 +157,11 @@ async fn find(work: &Work<'_>, wanted: &Wanted, request: String) -> Result<Cover
     let (from, until) = (wanted.from.clone(), wanted.until.clone());
     let ends = work.reading(move |disk, keys| {
         let through = Reader::settled(&**disk);
-        let begin = beginning(disk, keys, &from, through)?;
-        let until = until.map_or(Ok(Sought::End), |until| sought(&until, disk, keys))?;
-        let end = place(disk, keys, &until, through)?;
+        let begin = reached(disk, keys, &from, through)?;
+        let end = match until {
+            Some(until) => reached(disk, keys, &until, through)?,
+            None => place(disk, keys, &Sought::End, through)?,
+        };
         if !end.at.covers(&begin.at) {
             return Err(Error::config("find what to replay: `--until` lies before `--from`"));
         }
@@ -169,19 +171,14 @@ async fn find(work: &Work<'_>, wanted: &Wanted, request: String) -> Result<Cover
     Ok(Covers { request, snapshot: 0, whole: begin.clone(), begin, end })
 }
 
-/// The place where a replay begins.
-fn beginning(disk: &Arc<dyn Disk>, keys: &Keys, from: &Bound, through: u64) -> Result<Place> {
-    let later = || {
-        let (made, latest) = reach(disk)?;
-        let (made, latest) = (shown(made).unwrap_or_default(), shown(latest).unwrap_or_default());
-        Err(Error::config(format!("begin at {from}: the journal holds only what happened from {made} to {latest}")))
-    };
-    match place(disk, keys, &sought(from, disk, keys)?, through) {
-        // Nobody knows what happened before the journal was begun.
-        Ok(found) if found.latest == 0 && matches!(from, Bound::Time(time) if *time < reach(disk)?.0) => later(),
-        Err(error) if error.fault() == Fault::PositionLost => later(),
-        other => other,
+/// A place of the journal.
+fn reached(disk: &Arc<dyn Disk>, keys: &Keys, bound: &Bound, through: u64) -> Result<Place> {
+    if let Some(found) = seek(bound, disk, keys, through)? {
+        return Ok(found);
     }
+    let (made, latest) = reach(disk)?;
+    let (made, latest) = (shown(made).unwrap_or_default(), shown(latest).unwrap_or_default());
+    Err(Error::config(format!("find {bound}: the journal holds what happened from {made} to {latest}, as far as it was kept")))
 }
 
 #[cfg(test)]

@@ -9,12 +9,12 @@ use tokio::sync::watch;
 
 use crate::config::{Config, Pipeline};
 use crate::engine::status::Shared;
-use crate::error::{Error, Fault, Result};
-use crate::kinds::journal::past::{Pages, Past, Place, Speed, base, place, survey};
+use crate::error::{Error, Result};
+use crate::kinds::journal::past::{Pages, Past, Place, Speed, base, survey};
 use crate::kinds::journal::{Disk, Keys, Reader, Snapshot, snapshots};
 use crate::ops::journal::Bound;
 use crate::ops::outcome::Restored;
-use crate::ops::past::{Covers, Work, reach, shown, sought};
+use crate::ops::past::{Covers, Work, reach, seek, shown};
 use crate::ops::view::positions;
 
 /// Restores; `None` if it was told to stop before it was done, after which the same command goes on.
@@ -81,10 +81,7 @@ async fn find(work: &Work<'_>, at: &Bound, request: String) -> Result<(Covers, b
     let at = at.clone();
     let found = work.reading(move |disk, keys| {
         let through = Reader::settled(&**disk);
-        let end = match place(disk, keys, &sought(&at, disk, keys)?, through) {
-            Err(error) if error.fault() == Fault::PositionLost => None,
-            found => Some(found?),
-        };
+        let end = seek(&at, disk, keys, through)?;
         let base = end.as_ref().map(|end| base(disk, keys, end)).transpose()?.flatten();
         match (base, end) {
             (Some(base), Some(end)) => Ok((base, end)),
