@@ -146,7 +146,7 @@ fn a_change_that_says_less_than_its_row_needs_the_state_before_it() {
     for n in 0..4 {
         source.put(&Item { key: key(n), value: Some(large(n)), expires: None, revision: uuid(n) });
     }
-    let past = Past::made("replay-toast", Db::Pg(source), 3, |db, round| {
+    let past = Past::made_by("capture", "replay-toast", Db::Pg(source), 3, |db, round| {
         let Db::Pg(pg) = db else { unreachable!() };
         let hex: String = key(round).bytes().map(|byte| format!("{byte:02x}")).collect();
         pg.run(&format!("update kv set revision = '{}' where key = '\\x{hex}'", uuid(900 + round)));

@@ -111,17 +111,22 @@ pub fn snapshots(site: &Site) -> Vec<Value> {
 }
 
 impl Past {
-    /// Captures a source while it is written to, and remembers what it held in between.
+    /// Copies a source while it is written to, and remembers what it held in between.
     pub fn made(name: &str, source: Db, count: u64, work: impl Fn(&Db, u64) -> u64) -> Self {
+        Self::made_by("run", name, source, count, work)
+    }
+
+    /// The same by `run` or `capture`.
+    pub fn made_by(verb: &str, name: &str, source: Db, count: u64, work: impl Fn(&Db, u64) -> u64) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let site = Site::new(name, "");
         let sink = SqliteDb::at(folder.path().join("live"));
         let dst = Db::Sqlite(SqliteDb::at(&sink.folder)).yaml();
         let journal = "{ enabled: true, snapshot_every: 2s }";
         site.configure(&format!("name: s\nsrc: {}\ndst: {dst}\njournal: {journal}\n", source.yaml()));
-        let program = site.start("run", &[]);
-        site.until_caught_up(PATIENCE);
-        until("there is a snapshot", &site, || !snapshots(&site).is_empty());
+        let program = site.start(verb, &[]);
+        let journal = site.folder().join("state/s/journal");
+        until("there is a snapshot", &site, || journal.is_dir() && !snapshots(&site).is_empty());
         let mut moments = Vec::new();
         let mut changes = shown(&site);
         for round in 0..count {
@@ -130,8 +135,11 @@ impl Past {
             until("the changes are captured", &site, || shown(&site) >= changes);
             moments.push(Moment { lines: source.dump(now_us()), at: rfc3339(now_us()) });
         }
-        work(&source, count);
-        site.until_caught_up(PATIENCE);
+        changes += work(&source, count);
+        until("the last changes are captured", &site, || shown(&site) >= changes);
+        if verb == "run" {
+            site.until_caught_up(PATIENCE);
+        }
         assert!(program.stop(PATIENCE).success());
         let gone = source.gone();
         let past = Self { site, source, moments, folder, gone };
