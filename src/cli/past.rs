@@ -101,7 +101,8 @@ fn replayed(done: &Replayed, seconds: f64) -> String {
 
 fn restored(done: &Restored, seconds: f64) -> String {
     let Restored { name, at, snapshot, snapshot_ended, items, changes, place, .. } = done;
-    let (items, changes, ended) = (number(*items), number(*changes), snapshot_ended.as_deref().unwrap_or("an unknown time"));
+    let (items, changes, ended) =
+        (number(*items), number(*changes), snapshot_ended.as_deref().unwrap_or("an unknown time"));
     format!(
         "{name}: restored the state at {at} ({place}) from snapshot {snapshot}, complete at {ended}, {items} items and \
          {changes} changes, in {seconds:.1} s\n"

@@ -178,7 +178,9 @@ fn reached(disk: &Arc<dyn Disk>, keys: &Keys, bound: &Bound, through: u64) -> Re
     }
     let (made, latest) = reach(disk)?;
     let (made, latest) = (shown(made).unwrap_or_default(), shown(latest).unwrap_or_default());
-    Err(Error::config(format!("find {bound}: the journal holds what happened from {made} to {latest}, as far as it was kept")))
+    Err(Error::config(format!(
+        "find {bound}: the journal holds what happened from {made} to {latest}, as far as it was kept"
+    )))
 }
 
 #[cfg(test)]

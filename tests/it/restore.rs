@@ -254,7 +254,9 @@ fn a_restore_that_was_killed_goes_on_to_the_very_same_instant_and_to_no_other() 
         let program: Running = past.site.start("restore", &["--at", &first.at]);
         let Db::Sqlite(db) = &dst else { unreachable!() };
         let sql = "select count(*) from sqlite_schema where name = 'driftless_lane'";
-        until("it writes", &past.site, || db.file().exists() && db.query(sql) == "1" && db.query("select count(*) from kv") != "0");
+        until("it writes", &past.site, || {
+            db.file().exists() && db.query(sql) == "1" && db.query("select count(*) from kv") != "0"
+        });
         program.kill();
         if dst.residue() != "" {
             break dst;

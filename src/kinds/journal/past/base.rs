@@ -68,7 +68,8 @@ fn note(
             }
             Given::Run | Given::Page(_) => {}
             Given::End | Given::Torn(_) => {
-                let text = format!("read the journal: frame {frame} does not hold the end of a snapshot that it should");
+                let text =
+                    format!("read the journal: frame {frame} does not hold the end of a snapshot that it should");
                 return Err(Error::corrupt(text));
             }
         }

@@ -141,7 +141,10 @@ impl Walk {
                 Given::Run | Given::Page(_) | Given::Note(_) => {}
                 Given::End => return Ok(None),
                 Given::Torn(cut) => {
-                    let text = format!("read a snapshot of the journal: segment {} breaks off at byte {}", cut.segment, cut.at);
+                    let text = format!(
+                        "read a snapshot of the journal: segment {} breaks off at byte {}",
+                        cut.segment, cut.at
+                    );
                     return Err(Error::corrupt(text));
                 }
             }

@@ -85,7 +85,8 @@ fn nothing() -> Error {
 }
 
 fn seek(mut reader: Reader, bound: &Bound, through: u64) -> Result<Place> {
-    let mut seeker = Seeker { bound, at: Checkpoint::default(), cut: BTreeSet::new(), began: false, frame: 0, latest: 0 };
+    let mut seeker =
+        Seeker { bound, at: Checkpoint::default(), cut: BTreeSet::new(), began: false, frame: 0, latest: 0 };
     seeker.latest = reader.latest();
     if !reader.reached().is_empty() {
         seeker.begin(reader.reached(), None);
@@ -188,10 +189,10 @@ impl Seeker<'_> {
             Bound::End => false,
             Bound::Position(..) => !self.cut.is_empty(),
             Bound::Time(_) => {
-                let done = |(partition, at): (&PartitionId, &Position)| *at == Position::End || self.cut.contains(partition);
+                let done =
+                    |(partition, at): (&PartitionId, &Position)| *at == Position::End || self.cut.contains(partition);
                 !self.cut.is_empty() && self.at.iter().all(done)
             }
         }
     }
 }
-

@@ -100,8 +100,7 @@ impl Stretch {
     }
 
     fn refuse_gap(&self, at: Micros, why: &str, lost: &Checkpoint) -> Result<()> {
-        let is_behind =
-            |partition| self.end.names(partition) && self.given.get(partition) >= self.end.get(partition);
+        let is_behind = |partition| self.end.names(partition) && self.given.get(partition) >= self.end.get(partition);
         if lost.iter().all(|(partition, _)| is_behind(partition)) { Ok(()) } else { Err(gap(at, why)) }
     }
 }

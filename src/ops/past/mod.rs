@@ -5,10 +5,13 @@
 //! one that was interrupted goes on to the very same place, and another one is not mixed with it. The configured source is
 //! never asked for anything.
 
+mod around;
+
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use self::around::{Firm, Guest, Unwalked};
 use crate::config::{Config, Pipeline as Configured};
 use crate::engine::plan;
 use crate::engine::status::Shared;
@@ -18,16 +21,13 @@ use crate::kinds::journal::past::{Bound as Sought, Past, Place, Span, Speed, pla
 use crate::kinds::journal::{Cursor, Disk, Keys, Reader, list};
 use crate::kinds::open::shared::Log;
 use crate::kinds::open::{Side, Wanted, open, past as endpoint};
-use crate::model::{Batch, Checkpoint, Claim, LaneRecord, Layout, Micros, PartitionId, Position, Steps};
-use crate::model::{StreamId, StreamRecord, Table};
+use crate::model::{Batch, Checkpoint, Layout, Micros, PartitionId, Position, Steps, StreamId};
 use crate::ops::journal::{Bound, only};
 use crate::ops::local::Local;
 use crate::ops::owner;
 use crate::ops::route::Route;
 use crate::ops::work;
-use crate::sink::{Limits, Sink, Writer};
-use crate::source::Fut;
-use crate::store::{Range, Store};
+use crate::store::Store;
 
 /// LIMIT: bytes of a page while a destination is looked through for authorities.
 const PAGE_BYTES: usize = 1 << 20;
@@ -93,12 +93,7 @@ impl<'c> Work<'c> {
     ///
     /// # Errors
     /// Config, when the pipeline has none, or another one has the name that this stream would have.
-    pub(super) fn new(
-        config: &'c Config,
-        configured: &'c Configured,
-        verb: &'static str,
-        force: bool,
-    ) -> Result<Self> {
+    pub(super) fn new(config: &'c Config, configured: &'c Configured, verb: &'static str, force: bool) -> Result<Self> {
         let name = format!("{}-{verb}", configured.name);
         if config.pipelines.iter().any(|pipeline| pipeline.name == name) {
             return Err(Error::config(format!(
@@ -153,8 +148,10 @@ impl<'c> Work<'c> {
         let Some(record) = sink.inspect(&self.stream).await? else { return Ok(None) };
         let (verb, attempt) = (self.verb, self.attempt());
         let Some((covers, under)) = Covers::read(&record.scope.extent) else {
-            return Err(Error::corrupt(format!("{attempt}: what the destination says of an unfinished {verb} is nothing that \
-                this program wrote")));
+            return Err(Error::corrupt(format!(
+                "{attempt}: what the destination says of an unfinished {verb} is nothing that \
+                this program wrote"
+            )));
         };
         if covers.request != request {
             return Err(Error::config(format!(
@@ -251,6 +248,7 @@ impl<'c> Work<'c> {
         let halting = tokio::spawn(until_either(past.done(), stop, halt));
         let (owner, configured) = (ownership.owner().clone(), self.configured);
         let mut pipeline = work::pipeline(&route, self.config, configured, owner, false, status, halted)?;
+        pipeline.source = Arc::new(Firm(Arc::clone(&pipeline.source)));
         if self.over {
             pipeline.sink = Arc::new(Guest(Arc::clone(&pipeline.sink)));
             pipeline.sink_store = Arc::new(Unwalked(Arc::clone(&pipeline.sink_store)));
@@ -373,7 +371,9 @@ pub(super) fn speed(text: &str) -> Result<Speed> {
     let times = text.strip_suffix('x').and_then(|times| times.parse::<f64>().ok());
     match times.filter(|times| times.is_finite() && *times > 0.0) {
         Some(times) => Ok(Speed::Times(times)),
-        None => Err(Error::config(format!("read the speed {text:?}: write `max`, or how many times as fast, such as `10x`"))),
+        None => Err(Error::config(format!(
+            "read the speed {text:?}: write `max`, or how many times as fast, such as `10x`"
+        ))),
     }
 }
 
@@ -392,74 +392,4 @@ async fn holds(store: &dyn Store, wanted: &mut (dyn FnMut(&[u8]) -> bool + Send)
         }
     }
     Ok(false)
-}
-
-/// A destination that holds what others wrote, and keeps it: nothing there is ours to remove.
-struct Guest(Arc<dyn Sink>);
-
-impl Sink for Guest {
-    fn limits(&self) -> Limits {
-        self.0.limits()
-    }
-
-    fn inspect<'a>(&'a self, stream: &'a StreamId) -> Fut<'a, Option<StreamRecord>> {
-        Box::pin(async move {
-            let record = self.0.inspect(stream).await?;
-            // For the engine there is nothing to be compared.
-            Ok(record.map(|record| StreamRecord { foreign: false, ..record }))
-        })
-    }
-
-    fn claim<'a>(&'a self, claim: &'a Claim) -> Fut<'a, (LaneRecord, Box<dyn Writer>)> {
-        Box::pin(async move { self.0.claim(&Claim { foreign: true, ..claim.clone() }).await })
-    }
-
-    fn beat<'a>(&'a self, stream: &'a StreamId, lane: u16, epoch: u64) -> Fut<'a, ()> {
-        self.0.beat(stream, lane, epoch)
-    }
-
-    fn prepare<'a>(&'a self, tables: &'a [Arc<Table>], load: bool) -> Fut<'a, ()> {
-        self.0.prepare(tables, load)
-    }
-
-    fn settle<'a>(&'a self, tables: &'a [Arc<Table>]) -> Fut<'a, ()> {
-        self.0.settle(tables)
-    }
-
-    fn forget<'a>(&'a self, stream: &'a StreamId, seen: &'a StreamRecord) -> Fut<'a, ()> {
-        self.0.forget(stream, seen)
-    }
-}
-
-/// Present state of a destination in which nobody looks for what is there beside the stream.
-struct Unwalked(Arc<dyn Store>);
-
-impl Store for Unwalked {
-    fn begin(&self) -> Fut<'_, ()> {
-        self.0.begin()
-    }
-
-    fn tables(&self) -> Fut<'_, Vec<Arc<Table>>> {
-        self.0.tables()
-    }
-
-    fn ranges(&self, _count: usize) -> Fut<'_, Vec<Range>> {
-        Box::pin(async { Ok(Vec::new()) })
-    }
-
-    fn range<'a>(&'a self, name: &'a str) -> Fut<'a, Range> {
-        self.0.range(name)
-    }
-
-    fn scan<'a>(&'a self, range: &'a Range, after: &'a Position, batch: Batch, fill_bytes: usize) -> Fut<'a, Batch> {
-        self.0.scan(range, after, batch, fill_bytes)
-    }
-
-    fn get<'a>(&'a self, table: &'a Arc<Table>, keys: &'a [&'a [u8]], batch: Batch) -> Fut<'a, Batch> {
-        self.0.get(table, keys, batch)
-    }
-
-    fn visible(&self) -> Fut<'_, ()> {
-        self.0.visible()
-    }
 }
