@@ -249,13 +249,26 @@ impl Writer {
             if self.durable() >= sequence && back.group.is_none() {
                 break;
             }
-            if back.group.is_none() {
-                let mut spare = std::mem::take(&mut back.spare);
-                back.group = self.front().take(&mut spare);
-                back.spare = spare;
-            }
+            self.fetch(&mut back);
             self.write(&mut back)?;
         }
+        Ok(self.durable())
+    }
+
+    /// Takes everything that waits, to be made durable by [`Writer::put`] while more is appended; nothing is taken while what
+    /// was taken before is not durable. Gives the last sequence that is taken, or durable.
+    pub fn take(&self) -> u64 {
+        let mut back = self.back();
+        self.fetch(&mut back);
+        back.group.as_ref().map_or_else(|| self.durable(), |group| group.last)
+    }
+
+    /// Makes what was taken durable, and nothing else; gives the last sequence that is.
+    ///
+    /// # Errors
+    /// As [`Writer::commit`].
+    pub fn put(&self) -> Result<u64> {
+        self.write(&mut self.back())?;
         Ok(self.durable())
     }
 
@@ -267,6 +280,14 @@ impl Writer {
         let last = self.commit()?;
         self.back().close();
         Ok(last)
+    }
+
+    fn fetch(&self, back: &mut Back) {
+        if back.group.is_none() {
+            let mut spare = std::mem::take(&mut back.spare);
+            back.group = self.front().take(&mut spare);
+            back.spare = spare;
+        }
     }
 
     fn write(&self, back: &mut Back) -> Result<()> {

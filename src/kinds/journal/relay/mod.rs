@@ -16,6 +16,7 @@
 mod capture;
 mod follower;
 mod hub;
+mod press;
 mod releases;
 mod ring;
 mod scribe;
@@ -36,8 +37,9 @@ use tokio::task::JoinHandle;
 use self::follower::{Follower, Journal};
 use self::hub::Hub;
 pub use self::releases::Ack;
+use self::press::Press;
 use self::releases::Releases;
-use self::scribe::{Order, Scribe};
+use self::scribe::{Order, Round, Scribe};
 pub use self::snapshot::Snapshots;
 use self::snapshot::Taker;
 use super::{Disk, Keys, Options, Retention, Snapshot, Writer, unbroken};
@@ -205,9 +207,11 @@ impl Relay {
         hub.set_snapshot(snapshot);
         let (orders, to_write) = crossbeam_channel::unbounded();
         let (done, written) = crossbeam_channel::bounded(1);
+        let failed = |error| Error::transient("start the journal's threads").because(error);
         let scribe = Scribe {
             name: self.wanted.name.clone(),
             hub: Arc::clone(&hub),
+            press: Press::start(&writer).map_err(failed)?,
             writer,
             disk: self.disk()?,
             orders: to_write,
@@ -217,8 +221,10 @@ impl Relay {
             tidied: std::time::Instant::now(),
             told: Vec::new(),
             unseen: 0,
+            round: Round::default(),
+            under_way: None,
         };
-        scribe.start().map_err(|error| Error::transient("start the journal's thread").because(error))?;
+        scribe.start().map_err(failed)?;
         let snapshots = self.taker(&hub, &orders).map(|taker| tokio::spawn(snapshot::run(taker)));
         let capture = tokio::spawn(capture::run(Arc::clone(&self.source), tail, Arc::clone(&hub), orders));
         Ok(Running { hub, capture, snapshots, written })

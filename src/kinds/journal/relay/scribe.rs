@@ -1,6 +1,7 @@
 //! Writes what was read into the journal, on a thread of its own, because it waits for disks.
 //!
-//! Everything that waits is written with one fsync. A full disk only makes it wait: what it was given stays with it, the ring
+//! Everything that waits is written with one fsync. While a group is on its way to the disk the next one is made, where there
+//! is something to make it of; a change that comes alone wakes nobody. A full disk only makes it wait: what it was given stays with it, the ring
 //! drops nothing, the source's credits run out, and so reading pauses. Any other failure of the disk ends it, and with it
 //! the capture. Pages of a snapshot come the same way, one at a time, and share the fsync of the changes around them, so
 //! that a snapshot costs a change no wait of its own.
@@ -8,11 +9,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::{Receiver, Sender, select};
 use metrics::gauge;
 use tokio::sync::oneshot;
 
 use super::hub::Hub;
+use super::press::Press;
 use crate::error::{Error, Fault, Result};
 use crate::kinds::journal::{Cursor, Disk, Held, Holder, Retained, Retention, Writer};
 use crate::model::{Batch, Checkpoint, Micros, Op};
@@ -51,11 +53,35 @@ pub(super) enum Step {
     End(u64, Checkpoint, bool),
 }
 
+/// LIMIT: bytes of batches after which a group is begun although more would be there at once: enough that an fsync costs
+/// little, and little beside what may wait.
+const GROUP: usize = 4 << 20;
+
+/// What shares one fsync.
+#[derive(Default)]
+pub(super) struct Round {
+    /// The number of its last batch, or of the last one before it.
+    last: u64,
+    /// The frame that it ends with, and where partitions are there.
+    sequence: u64,
+    reached: Checkpoint,
+    /// The last places in it at which no transaction was open.
+    closed: Checkpoint,
+    /// Who waits for a step of it.
+    answers: Vec<(Result<u64>, Answer)>,
+    bytes: usize,
+    any: bool,
+}
+
 /// One thread that writes until its orders end or the disk fails.
 pub(super) struct Scribe {
     pub(super) name: String,
     pub(super) hub: Arc<Hub>,
     pub(super) writer: Writer,
+    /// Who writes what is under way, while the round is filled that comes next.
+    pub(super) press: Press,
+    pub(super) under_way: Option<Round>,
+    pub(super) round: Round,
     pub(super) disk: Arc<dyn Disk>,
     pub(super) orders: Receiver<Order>,
     /// Where the writer goes when the orders have ended, for the next capture.
@@ -101,37 +127,97 @@ impl Scribe {
     }
 
     fn run(mut self) -> Result<Writer> {
-        let mut last = 0;
         self.show();
         loop {
             if self.tidied.elapsed() >= TIDY_EVERY {
                 self.tidy()?;
             }
-            let first = match self.orders.recv_timeout(TIDY_EVERY.saturating_sub(self.tidied.elapsed())) {
-                Ok(order) => order,
-                Err(RecvTimeoutError::Timeout) => continue,
-                Err(RecvTimeoutError::Disconnected) => return Ok(self.writer),
-            };
-            // Whatever has come meanwhile shares one fsync.
-            let (mut closed, mut answers) = (Checkpoint::default(), Vec::new());
-            for order in std::iter::once(first).chain(self.orders.clone().try_iter()) {
-                match order {
-                    Order::Batch(number, batch) => {
-                        self.append(&batch)?;
-                        last = number;
-                        if !batch.marks().is_empty() {
-                            closed.advance(&batch.partition, batch.upto());
-                        }
+            select! {
+                recv(self.orders) -> order => match order {
+                    Ok(order) => self.take_in(order)?,
+                    Err(_) => {
+                        self.flush()?;
+                        self.settle_all();
+                        return Ok(self.writer);
                     }
-                    Order::Step(step, answer) => answers.push((self.step(&step)?, answer)),
+                },
+                recv(self.press.went()) -> said => {
+                    let ended = self.press.ended(said);
+                    self.went(ended)?;
+                }
+                default(TIDY_EVERY.saturating_sub(self.tidied.elapsed())) => {}
+            }
+            let more = !self.orders.is_empty();
+            if !self.round.any || self.press.is_busy() || (more && self.round.bytes < GROUP) {
+                continue;
+            }
+            self.begin();
+            if more {
+                self.press.begin();
+            } else {
+                let ended = self.writer.put().map(drop);
+                self.went(ended)?;
+            }
+        }
+    }
+
+    /// Takes an order into the round.
+    fn take_in(&mut self, order: Order) -> Result<()> {
+        match order {
+            Order::Batch(number, batch) => {
+                self.append(&batch)?;
+                self.round.last = number;
+                self.round.bytes += batch.bytes();
+                if !batch.marks().is_empty() {
+                    self.round.closed.advance(&batch.partition, batch.upto());
                 }
             }
-            self.flush()?;
-            self.hub.settle(last, self.writer.durable(), &self.writer.reached(), &closed);
-            for (done, answer) in answers {
-                // Whoever asked may have gone, as the capture did.
-                drop(answer.send(done));
+            Order::Step(step, answer) => {
+                let done = self.step(&step)?;
+                self.round.answers.push((done, answer));
             }
+        }
+        self.round.any = true;
+        Ok(())
+    }
+
+    /// The round is full: it is what is under way now.
+    fn begin(&mut self) {
+        let mut round = std::mem::take(&mut self.round);
+        self.round.last = round.last;
+        (round.sequence, round.reached) = (self.writer.take(), self.writer.reached());
+        self.under_way = Some(round);
+    }
+
+    /// What was under way has come to its end, or waits for room.
+    fn went(&mut self, ended: Result<()>) -> Result<()> {
+        match ended {
+            Ok(()) => self.hub.paused(None),
+            Err(error) => self.wait_for_room(error)?,
+        }
+        if let Some(round) = self.under_way.take() {
+            self.settle(round);
+        }
+        Ok(())
+    }
+
+    /// A round is durable.
+    fn settle(&self, round: Round) {
+        assert!(self.writer.durable() >= round.sequence, "a round is settled once an fsync has said that it is durable");
+        self.hub.settle(round.last, round.sequence, &round.reached, &round.closed);
+        for (done, answer) in round.answers {
+            // Whoever asked may have gone, as the capture did.
+            drop(answer.send(done));
+        }
+    }
+
+    /// Everything that was taken in is durable.
+    fn settle_all(&mut self) {
+        if self.round.any {
+            self.begin();
+        }
+        if let Some(round) = self.under_way.take() {
+            self.settle(round);
         }
     }
 
@@ -243,31 +329,52 @@ impl Scribe {
         }
         loop {
             match self.writer.append(batch, (self.now)()) {
-                Err(error) if error.fault() == Fault::Transient => self.flush()?,
+                Err(error) if error.fault() == Fault::Transient => self.flush_some()?,
                 result => return result.map(drop),
             }
         }
     }
 
+    /// Makes durable what is under way, or else everything.
+    fn flush_some(&mut self) -> Result<()> {
+        if !self.press.is_busy() {
+            return self.flush();
+        }
+        let ended = self.press.wait();
+        self.went(ended)
+    }
+
     /// Makes everything durable, however long a full disk takes.
     fn flush(&mut self) -> Result<()> {
-        loop {
+        let ended = self.press.wait();
+        self.went(ended)?;
+        match self.writer.commit() {
+            Ok(_) => {
+                self.hub.paused(None);
+                Ok(())
+            }
+            Err(error) => self.wait_for_room(error),
+        }
+    }
+
+    /// Nothing could be written, for this reason: where the disk is full, tries until everything is durable.
+    fn wait_for_room(&mut self, mut error: Error) -> Result<()> {
+        while error.fault() == Fault::Transient {
+            self.hub.paused(Some(&error));
+            if self.hub.is_deserted() {
+                return Err(error);
+            }
+            // A sink that gets on meanwhile may be all that it takes to make room.
+            self.tidy()?;
+            std::thread::sleep(FULL_PAUSE);
             match self.writer.commit() {
                 Ok(_) => {
                     self.hub.paused(None);
                     return Ok(());
                 }
-                Err(error) if error.fault() == Fault::Transient => {
-                    self.hub.paused(Some(&error));
-                    if self.hub.is_deserted() {
-                        return Err(error);
-                    }
-                    // A sink that gets on meanwhile may be all that it takes to make room.
-                    self.tidy()?;
-                    std::thread::sleep(FULL_PAUSE);
-                }
-                Err(error) => return Err(error),
+                Err(again) => error = again,
             }
         }
+        Err(error)
     }
 }

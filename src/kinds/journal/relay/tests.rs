@@ -388,3 +388,36 @@ async fn nobody_is_given_what_the_journal_does_not_hold() {
     disk.room(None);
     take(a.as_mut(), 3, 4).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_made_while_a_group_is_on_its_way_to_the_disk_is_given_once_and_in_order() {
+    let (source, disk) = (Numbers::new(), Faulty::default());
+    // Frames of a few changes, and no room for many of them, so that all roads are taken.
+    let options = || Options { frame_bytes: 300, waiting_bytes: 4000, ..Options::new("numbers") };
+    let wanted = Wanted { options: Box::new(options), ..wanted(&disk, Ack::Sink, &["a", "b"]) };
+    let relay = Relay::new(Arc::new(source.clone()), wanted);
+    let mut a = relay.source("a").tail(&at(0), &pool()).await.unwrap();
+    let mut b = relay.source("b").tail(&at(0), &pool()).await.unwrap();
+    let (mut a_has, mut b_has) = (0, 0);
+    for round in 1..=20 {
+        disk.hold(true);
+        source.write(3);
+        let waits = disk.clone();
+        tokio::task::spawn_blocking(move || waits.wait_for_sync()).await.unwrap();
+        source.write(50 * round);
+        let early = tokio::time::timeout(Duration::from_millis(20), a.next()).await;
+        assert!(early.is_err(), "it was given before it was durable");
+        disk.hold(false);
+        let head = a_has + 3 + 50 * round;
+        take(a.as_mut(), a_has, head).await;
+        a_has = head;
+        a.release(&at(a_has)).await.unwrap();
+        if round % 4 == 0 {
+            take(b.as_mut(), b_has, head).await;
+            b_has = head;
+        }
+    }
+    relay.stop().await.unwrap();
+    let reached = crate::kinds::journal::reached(&(Arc::new(disk) as Arc<dyn Disk>), &Keys::default()).unwrap();
+    assert_eq!(number(&reached), a_has);
+}
