@@ -194,6 +194,12 @@ impl Log {
     }
 }
 
+/// Whether a pipeline has a journal that holds something, although its source may be read directly.
+pub fn is_begun(config: &Config, pipeline: &Pipeline) -> bool {
+    pipeline.journal.enabled != Enabled::Off
+        && holds_any(&config.state_dir.join(leader(config, pipeline)).join(FOLDER))
+}
+
 /// Whether a journal's folder holds anything of one.
 fn holds_any(folder: &Path) -> bool {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
