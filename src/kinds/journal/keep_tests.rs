@@ -173,7 +173,10 @@ fn the_snapshot_that_an_instant_within_the_age_needs_is_kept() {
     let done = writer.retain(&Retention { bytes: 0, ..ALL }, 20 * HOUR).unwrap();
     assert_eq!((done.held.len(), done.restorable), (1, Some(17 * HOUR)));
     // What the age asks for and the size does not let be is said.
-    assert_eq!(done.outrun.iter().map(|lost| &lost.by).collect::<Vec<_>>(), [&Holder::Snapshot(2), &Holder::Snapshot(3)]);
+    assert_eq!(
+        done.outrun.iter().map(|lost| &lost.by).collect::<Vec<_>>(),
+        [&Holder::Snapshot(2), &Holder::Snapshot(3)]
+    );
     assert_eq!(snapshots(&disk(&faulty), &keys(None)).unwrap(), whole[3..]);
     let done = writer.retain(&Retention { bytes: 0, age: i64::MAX, outrun: true }, 20 * HOUR).unwrap();
     assert_eq!((done.outrun.len(), done.restorable), (1, None));

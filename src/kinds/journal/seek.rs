@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::codec::Snapshot;
 use super::crypt::Keys;
 use super::files::Disk;
-use super::reader::{Given, Reader};
+use super::reader::{Aside, Given, Reader};
 use super::records::{self, Note, Standing};
 use super::segment::{Found, Segment, segments};
 use crate::error::{Error, Result};
@@ -108,15 +108,41 @@ impl Reader {
                 continue;
             }
             let mut reader = Self::at_segment(disk, keys, first);
-            reader.from = Some(from.clone());
-            reader.pass(u64::MAX, |given, run| match given {
-                Given::Run => !has(&from, run),
-                Given::Note(note) => matches!(note, Note::Gap { .. }),
-                _ => false,
-            })?;
+            reader.pass_what_is_had(&from)?;
             return Ok(reader);
         }
         Err(lost("begins later"))
+    }
+
+    /// As [`Reader::at_checkpoint`], for a consumer that was given everything up to `from` by this journal: begins at a
+    /// place where a reader was before, if that is not too far.
+    ///
+    /// # Errors
+    /// As [`Reader::at_checkpoint`].
+    pub(super) fn at_checkpoint_near(
+        disk: Arc<dyn Disk>,
+        keys: Keys,
+        from: &Checkpoint,
+        mark: Option<&Aside>,
+    ) -> Result<Self> {
+        if let Some(mark) = mark.filter(|mark| mark.standing.reached.iter().all(|(p, at)| at <= from.get(p)))
+            && let Ok(mut reader) = Self::resume(Arc::clone(&disk), keys.clone(), mark)
+        {
+            reader.pass_what_is_had(from)?;
+            return Ok(reader);
+        }
+        Self::at_checkpoint(disk, keys, from)
+    }
+
+    /// Goes on to what a consumer that has everything up to `from` has not.
+    fn pass_what_is_had(&mut self, from: &Checkpoint) -> Result<()> {
+        self.from = Some(from.clone());
+        self.pass(u64::MAX, |given, run| match given {
+            Given::Run => !has(from, run),
+            Given::Note(note) => matches!(note, Note::Gap { .. }),
+            _ => false,
+        })?;
+        Ok(())
     }
 
     /// From the first frame on that holds a change committed at `time` or later; every change before it is older.

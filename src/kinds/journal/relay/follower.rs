@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use super::hub::Hub;
 use super::ring::Slot;
 use crate::error::{Error, Fault, Result};
+use crate::kinds::journal::reader::Aside;
 use crate::kinds::journal::{Alias, Cursor, Disk, Given, Keys, Reader, aliases};
 use crate::model::{Batch, Checkpoint};
 use crate::pool::Pool;
@@ -57,6 +58,8 @@ pub(super) struct Follower {
     given: Checkpoint,
     /// What it had before is counted from there, whatever the journal counts from.
     aliases: Vec<Alias>,
+    /// Where it last left the journal, so that it finds its way back without reading much.
+    aside: Option<Aside>,
 }
 
 impl Follower {
@@ -82,6 +85,7 @@ impl Follower {
             reading: None,
             given: from.clone(),
             aliases: Vec::new(),
+            aside: None,
         };
         let (disk, keys, place, through) = (Arc::clone(journal.disk), journal.keys.clone(), from.clone(), hub.durable().1);
         let found = tokio::task::spawn_blocking(move || aliases(&disk, &keys, &place, through)).await;
@@ -178,6 +182,7 @@ impl Follower {
                 self.place = if through > behind.through {
                     Place::Disk(Box::new(Behind { through, then: last + 1, ..*behind }))
                 } else {
+                    self.aside = behind.reader.aside().or(self.aside.take());
                     Place::Memory(behind.then)
                 };
                 Ok(None)
@@ -215,8 +220,10 @@ impl Follower {
     fn fall_back(&self) -> impl Future<Output = Result<Box<Behind>>> + Send + use<> {
         let (last, through) = self.hub.durable();
         let (disk, keys, given) = (Arc::clone(&self.disk), self.keys.clone(), self.given.clone());
+        let aside = self.aside.clone();
         async move {
-            let opened = tokio::task::spawn_blocking(move || Reader::at_checkpoint(disk, keys, &given)).await;
+            let open = move || Reader::at_checkpoint_near(disk, keys, &given, aside.as_ref());
+            let opened = tokio::task::spawn_blocking(open).await;
             let opened = opened.map_err(|_| Error::bug("open the journal for reading: it has panicked"))?;
             let reader = opened.map_err(lost)?;
             Ok(Box::new(Behind { reader, through, then: last + 1 }))

@@ -28,6 +28,8 @@ pub(super) struct Hub {
     release: watch::Sender<Checkpoint>,
     /// Whether a patch that moves a key was written since somebody began to look for one; also while nobody looks.
     moves: AtomicBool,
+    /// The same for a table that was emptied.
+    clears: AtomicBool,
 }
 
 struct State {
@@ -63,6 +65,7 @@ impl Hub {
             news: watch::Sender::new(0),
             release,
             moves: AtomicBool::new(true),
+            clears: AtomicBool::new(true),
         })
     }
 
@@ -209,22 +212,41 @@ impl Hub {
         }
     }
 
-    /// Begins to look for patches that move a key.
-    pub(super) fn look_for_moves(&self) {
+    /// Begins to look for patches that move a key, and for tables that are emptied.
+    pub(super) fn look_out(&self) {
         // ORDERING: Relaxed; the order that begins the snapshot is sent afterwards, through a channel.
         self.moves.store(false, Ordering::Relaxed);
+        self.clears.store(false, Ordering::Relaxed);
     }
 
-    /// A patch that moves a key is in the journal, or nobody looks for one any more.
+    /// Nobody looks any more.
+    pub(super) fn look_away(&self) {
+        self.moved();
+        self.cleared();
+    }
+
+    /// A patch that moves a key is in the journal.
     pub(super) fn moved(&self) {
         // ORDERING: Relaxed; settling what it is about takes the lock afterwards, and whoever asks has waited for that.
         self.moves.store(true, Ordering::Relaxed);
     }
 
-    /// Whether one has come since [`Hub::look_for_moves`], or nobody looks.
+    /// Whether one has come since [`Hub::look_out`], or nobody looks.
     pub(super) fn has_moved(&self) -> bool {
         // ORDERING: Relaxed, see `moved`.
         self.moves.load(Ordering::Relaxed)
+    }
+
+    /// A table was emptied.
+    pub(super) fn cleared(&self) {
+        // ORDERING: Relaxed, see `moved`.
+        self.clears.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether one was since [`Hub::look_out`], or nobody looks.
+    pub(super) fn has_cleared(&self) -> bool {
+        // ORDERING: Relaxed, see `moved`.
+        self.clears.load(Ordering::Relaxed)
     }
 
     /// The newest whole snapshot of the journal with nothing missing behind it, if there is one.

@@ -236,6 +236,9 @@ impl Scribe {
         if !self.hub.has_moved() && batch.rows().any(|row| row.op == Op::Patch && row.from.is_some()) {
             self.hub.moved();
         }
+        if !self.hub.has_cleared() && batch.rows().any(|row| row.op == Op::Clear) {
+            self.hub.cleared();
+        }
         loop {
             match self.writer.append(batch, (self.now)()) {
                 Err(error) if error.fault() == Fault::Transient => self.flush()?,

@@ -1,11 +1,11 @@
 //! Keeps a fresh snapshot of the source in the journal, so that the state of a later instant can be made from it.
 //!
 //! Invariant: pages, and the changes from the beginning of a snapshot up to the head with which it ends, make the state at that
-//! head. The store is looked at only once it shows all that the journal held at the beginning. Where it is frozen, the pages
-//! are of one moment, and a change that was captured before that moment is in them already: writing it once more does no
-//! harm, unless it is a patch that takes the rest of its row from another key, where nothing is any more. So if one of those
-//! comes too early, or the tables change, the snapshot is given up and another one begun. The head at the end is taken
-//! behind the last page, because a table that is emptied while it is read shows nothing.
+//! head, and no change up to there is a patch that takes the rest of its row from another key: it would have to be filled
+//! from a row that the pages may show at another time. The store is looked at only once it shows all that the journal held at
+//! the beginning. Where it is frozen, the pages are of one moment, and the head right behind that is the one that counts;
+//! only a table that is emptied shows nothing to a view from before. So if something of all this happens too late, or too
+//! early, or the tables change, the snapshot is given up and another one begun.
 //!
 //! Never harms: one page at a time and in memory, no faster than the journal takes it, and a snapshot that fails ends
 //! nothing but itself.
@@ -150,10 +150,10 @@ impl Taker {
 
     async fn take(&self, taken: &mut Taken, needs: u64) -> Result<Read> {
         let head = self.source.head().await?;
-        self.hub.look_for_moves();
+        self.hub.look_out();
         let snapshot = self.ask(Step::Begin(head, needs)).await?;
         let read = self.read(snapshot, taken).await;
-        self.hub.moved();
+        self.hub.look_away();
         match &read {
             Ok(Read::Whole(head)) => self.ask(Step::End(snapshot, head.clone(), true)).await?,
             // It is in the way of nobody if this cannot be written down.
@@ -170,14 +170,16 @@ impl Taker {
         self.store.visible().await?;
         let tables = self.store.tables().await?;
         let frozen = self.store.frozen().await?;
+        let mut moment = None;
         if frozen.is_some() {
-            self.hub.reach(&self.source.head().await?).await?;
+            let head = self.source.head().await?;
+            self.hub.reach(&head).await?;
             if self.hub.has_moved() {
                 return Ok(Read::Void(MOVED));
             }
+            moment = Some(head);
         }
         self.pages(frozen.as_deref().unwrap_or(&*self.store), snapshot, taken).await?;
-        let is_frozen = frozen.is_some();
         // The server may clean up again.
         drop(frozen);
         if self.store.tables().await? != tables {
@@ -185,7 +187,12 @@ impl Taker {
         }
         let head = self.source.head().await?;
         self.hub.reach(&head).await?;
-        Ok(if !is_frozen && self.hub.has_moved() { Read::Void(MOVED) } else { Read::Whole(head) })
+        Ok(match moment {
+            Some(_) if self.hub.has_cleared() => Read::Void("a table was emptied while it was read"),
+            Some(moment) => Read::Whole(moment),
+            None if self.hub.has_moved() => Read::Void(MOVED),
+            None => Read::Whole(head),
+        })
     }
 
     async fn pages(&self, store: &dyn Store, snapshot: u64, taken: &mut Taken) -> Result<()> {

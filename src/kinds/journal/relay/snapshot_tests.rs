@@ -1,8 +1,8 @@
 //! Snapshots beside a capture, of a scripted source and its store, on a disk in memory.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst};
 
 use super::tests::{LONG, Numbers, at, number, pool, take, until, wanted};
 use super::*;
@@ -259,6 +259,50 @@ async fn a_patch_that_moves_a_key_before_the_view_voids_the_snapshot_and_one_beh
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_is_emptied_while_a_view_of_it_is_read_voids_the_snapshot() {
+    let (source, disk) = (Numbers::new(), Faulty::default());
+    source.write(5);
+    source.with(|state| state.clears = [6].into());
+    let own = source.clone();
+    let event: Event = Box::new(move |page| {
+        own.write(if page == 2 { 1 } else { 0 });
+        Ok(true)
+    });
+    let relay = relay(&source, &disk, Shelf::store(&source, true, |_| {}, event), || 1);
+    let a = relay.source("a").tail(&at(5), &pool()).await.unwrap();
+    until("one is whole", || whole(&disk).len() == 1).await;
+    assert_eq!(notes(&disk)[..4], ["began 1", "ended 1 false", "began 2", "ended 2 true"]);
+    drop(a);
+    relay.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_of_a_view_counts_from_that_moment_on_whatever_happens_while_it_is_read() {
+    let (source, disk) = (Numbers::new(), Faulty::default());
+    source.write(5);
+    let own = source.clone();
+    let event: Event = Box::new(move |_| {
+        own.write(1);
+        Ok(true)
+    });
+    let relay = relay(&source, &disk, Shelf::store(&source, true, |_| {}, event), || 1);
+    let a = relay.source("a").tail(&at(5), &pool()).await.unwrap();
+    until("one is whole", || whole(&disk).len() == 1).await;
+    let folder: Arc<dyn Disk> = Arc::new(disk.clone());
+    let mut reader = crate::kinds::journal::Reader::at_beginning(folder, Keys::default()).unwrap();
+    let ended = loop {
+        match reader.next(&mut Batch::unpooled(), usize::MAX, u64::MAX).unwrap() {
+            Given::Note(Note::Ended { head, .. }) => break number(&head),
+            Given::End => panic!("it ended"),
+            _ => {}
+        }
+    };
+    assert_eq!(ended, 5);
+    drop(a);
+    relay.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_makes_it_wait_and_a_stop_does_not_wait_for_it() {
     let (source, disk) = (Numbers::new(), Faulty::default());
     source.write(20);
@@ -321,7 +365,8 @@ async fn behind_a_gap_there_is_a_new_one_at_once_even_if_nobody_saw_the_gap() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_snapshot_that_would_cost_a_sink_what_it_needs_is_not_taken() {
     let (source, disk) = (Numbers::new(), Faulty::default());
-    let snapshots = Some(Snapshots { store: Shelf::store(&source, false, |_| {}, Box::new(|_| Ok(true))), every: HOUR });
+    let snapshots =
+        Some(Snapshots { store: Shelf::store(&source, false, |_| {}, Box::new(|_| Ok(true))), every: HOUR });
     let retention = Retention { bytes: 5000, age: 1_000_000, outrun: true };
     let wanted = Wanted { snapshots, retention, ..wanted(&disk, Ack::Sink, &["a"]) };
     // What a sink that is away needs is most of what the journal may take.
@@ -370,7 +415,8 @@ async fn after_several_periods_the_old_ones_are_gone_and_what_the_last_ones_need
         take(a.as_mut(), from, from + 3).await;
         from += 3;
         a.release(&at(from)).await.unwrap();
-        until("there is a young one", || whole(&disk).last().is_some_and(|last| last.ended_at == NOW.load(SeqCst))).await;
+        until("there is a young one", || whole(&disk).last().is_some_and(|last| last.ended_at == NOW.load(SeqCst)))
+            .await;
         drop(a);
         relay.stop().await.unwrap();
     }

@@ -31,6 +31,8 @@ pub(super) struct State {
     pub(super) strained: bool,
     /// Numbers of patches that take the rest of their row from another key.
     pub(super) moves: BTreeSet<u64>,
+    /// Numbers that empty the table instead.
+    pub(super) clears: BTreeSet<u64>,
 }
 
 pub(super) const LONG: Duration = Duration::from_secs(20);
@@ -120,9 +122,14 @@ impl Tail for Counting {
             let table = batch.table(&Arc::new(Table::default()));
             self.at += 1;
             let (key, value) = (format!("{}", self.at % 7), format!("value-{}", self.at));
-            match self.numbers.with(|state| state.moves.contains(&self.at)) {
-                true => batch.push_moved(Op::Patch, false, table, key.as_bytes(), value.as_bytes(), Some(b"old"), 1),
-                false => batch.push(Op::Put, false, table, key.as_bytes(), value.as_bytes(), 1),
+            let at = self.at;
+            let (moves, clears) = self.numbers.with(|state| (state.moves.contains(&at), state.clears.contains(&at)));
+            match (moves, clears) {
+                (true, _) => {
+                    batch.push_moved(Op::Patch, false, table, key.as_bytes(), value.as_bytes(), Some(b"old"), 1)
+                }
+                (_, true) => batch.push(Op::Clear, false, table, b"", b"", 1),
+                _ => batch.push(Op::Put, false, table, key.as_bytes(), value.as_bytes(), 1),
             }
             batch.mark(position(self.at));
             Ok(batch)
