@@ -94,6 +94,10 @@ impl Reader {
         let keys = keys(pipeline)?;
         let folder = config.state_dir.join(name).join(FOLDER);
         let (lineage, own) = (pipeline.src.kind().to_string(), keys.clone());
+        // LIMIT: room is made by whole segments that are closed, so that of a small journal a sixteenth is one.
+        let segment_bytes = (pipeline.journal.max_bytes / 16).clamp(4 << 20, 64 << 20);
+        // LIMIT: waiting for the disk it may take this twice over, once more than is being written.
+        let waiting_bytes = (config.memory_of_one() / 8).clamp(1 << 20, 16 << 20);
         let wanted = Wanted {
             name: name.to_owned(),
             names: pipeline.shares.clone(),
@@ -103,6 +107,8 @@ impl Reader {
             options: Box::new(move || Options {
                 keys: own.clone(),
                 on_damage: OnDamage::Cut,
+                segment_bytes,
+                waiting_bytes,
                 ..Options::new(lineage.clone())
             }),
             keys,

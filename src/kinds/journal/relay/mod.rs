@@ -138,14 +138,19 @@ impl Relay {
         running.as_ref().filter(|running| !running.hub.has_ended()).map(|running| Arc::clone(&running.hub))
     }
 
-    /// Ends what is under way, once the journal is durable.
+    /// Ends what is under way, once the journal is durable. Where the disk is full, what is not durable stays at the source,
+    /// which was not told to forget it.
     ///
     /// # Errors
     /// What is wrong with the journal.
     pub async fn stop(&self) -> Result<()> {
-        match self.running.lock().await.take() {
-            Some(running) => finish(running).await,
-            None => Ok(()),
+        let Some(running) = self.running.lock().await.take() else { return Ok(()) };
+        match finish(running).await {
+            Err(error) if error.fault() == Fault::Transient => {
+                tracing::warn!(%error, "stopped before there was room; what is not in the journal is read again");
+                Ok(())
+            }
+            ended => ended,
         }
     }
 
@@ -219,6 +224,7 @@ impl Relay {
             done,
             retention: self.wanted.retention,
             now: self.wanted.now,
+            tidied: std::time::Instant::now(),
             told: Vec::new(),
             unseen: 0,
         };
