@@ -18,7 +18,7 @@ fn fresh_snapshots_are_taken_all_the_time_and_cost_the_changes_beside_them_littl
     let rows = all.len();
     let source = Side::pg(pg::primary(), "fresh", Some(&all));
     let site = Site::new("fresh", "");
-    let sink = Side::sqlite(site.folder().join("dst"), None);
+    let sink = Side::sqlite(&site.folder().join("dst"), None);
     let dst = sink.yaml().replace("type: sqlite,", "type: sqlite, journal: WAL,");
     let configure = |every: &str| {
         let journal = format!("{{ enabled: true, snapshot_every: {every}, retain: 1s }}");
