@@ -45,7 +45,7 @@ fn fresh_snapshots_are_taken_all_the_time_and_cost_the_changes_beside_them_littl
         "4.0",
         "snapshot-delay",
         format!(
-            "p99 of the delay {:.1} ms without snapshots, {:.1} ms while {} of {rows} rows are taken in {} s",
+            "p99 of the delay {:.1} ms without snapshots, {:.1} ms while {} snapshots of {rows} rows are taken in {} s",
             without as f64 / 1e3,
             with as f64 / 1e3,
             taken(),
