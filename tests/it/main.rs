@@ -33,6 +33,8 @@ mod pgstream;
 mod pgwatch;
 mod prove;
 #[cfg(all(feature = "postgresql", feature = "sqlite"))]
+mod repair;
+#[cfg(all(feature = "postgresql", feature = "sqlite"))]
 mod secrets;
 #[cfg(all(feature = "journal", feature = "postgresql", feature = "sqlite"))]
 mod snapshots;
