@@ -68,6 +68,20 @@ pub enum Bound {
     Position(Option<PartitionId>, Position),
 }
 
+/// As it is read again.
+impl std::fmt::Display for Bound {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Time(time) => match jiff::Timestamp::from_microsecond(*time) {
+                Ok(time) => write!(f, "{time}"),
+                Err(_) => write!(f, "{time} microseconds since 1970"),
+            },
+            Self::Position(Some(partition), position) => write!(f, "{partition}{position}"),
+            Self::Position(None, position) => write!(f, "{position}"),
+        }
+    }
+}
+
 impl std::str::FromStr for Bound {
     type Err = Error;
 
@@ -274,7 +288,7 @@ impl Edge {
 }
 
 /// The partition of a journal that has only one.
-fn only(disk: &Arc<dyn Disk>, keys: &Keys) -> Result<PartitionId> {
+pub(super) fn only(disk: &Arc<dyn Disk>, keys: &Keys) -> Result<PartitionId> {
     let reached = journal::reached(disk, keys)?;
     let mut all = reached.iter().map(|(partition, _)| partition).filter(|partition| !partition.is_engine());
     match (all.next(), all.next()) {

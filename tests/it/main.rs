@@ -32,6 +32,10 @@ mod pgstream;
 #[cfg(feature = "postgresql")]
 mod pgwatch;
 mod prove;
+#[cfg(all(feature = "journal", feature = "postgresql", feature = "sqlite"))]
+mod replay;
+#[cfg(all(feature = "journal", feature = "postgresql", feature = "sqlite"))]
+mod restore;
 #[cfg(all(feature = "postgresql", feature = "sqlite"))]
 mod repair;
 #[cfg(all(feature = "postgresql", feature = "sqlite"))]

@@ -29,6 +29,7 @@ mod inspect;
 mod keep_tests;
 mod keys;
 mod mark;
+pub mod past;
 mod pieces;
 mod reader;
 mod records;
