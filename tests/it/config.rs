@@ -238,7 +238,7 @@ fn endpoints_are_checked_key_by_key() {
         ("src: {type: postgres, conn_string: h, tables: [public.a]}\n".into(), "line 1: `tables` in `src` has a meaning only with `layout: raw`"),
         ("src: {type: postgres, conn_string: h, layout: raw}\n".into(), "line 1: `layout: raw` in `src` needs `tables`, such as [\"public.*\"]"),
         ("src: {type: postgres, conn_string: h, layout: raw, tables: [a]}\n".into(), "line 1: `tables` in `src` must name tables with their schema"),
-        ("src: {type: etcd, perrs: [a]}\n".into(), "line 1: unknown key `perrs` in `src`; did you mean `peers`?"),
+        ("src: {type: etcd, peers: [a], prefix: /t, prefx: /u}\n".into(), "line 1: unknown key `prefx` in `src`; did you mean `prefix`?"),
         ("src: {type: etcd, prefix: /t/}\n".into(), "line 1: `peers` is missing in `src`; it must be a list of addresses such as"),
         ("src: {type: etcd, peers: []}\n".into(), "line 1: `peers` in `src` must be a list of addresses such as"),
         ("src: {type: etcd, peers: [ftp://a]}\n".into(), "line 1: `peers` in `src` must be a list of addresses such as"),
