@@ -91,11 +91,14 @@ fn of_status(status: &Status) -> Cause {
     }
 }
 
-/// What TLS has against the other side, if that is what is behind an error.
-fn tls<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
+/// What TLS has against the other side, if that is what is behind an error. Its words name no secret.
+fn tls(error: &(dyn StdError + 'static)) -> Option<String> {
+    /// What a connection says of the other side's last word, when it is only found by reading on: as text alone.
+    const ALERT: &str = "received fatal alert: ";
     let mut next = Some(error);
     while let Some(error) = next {
-        let inner = error.downcast_ref::<std::io::Error>().and_then(|error| error.get_ref());
+        let io = error.downcast_ref::<std::io::Error>();
+        let inner = io.and_then(std::io::Error::get_ref);
         let found = error.downcast_ref::<rustls::Error>();
         if let Some(found) = found.or_else(|| inner?.downcast_ref::<rustls::Error>()) {
             let judged = matches!(
@@ -105,7 +108,10 @@ fn tls<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
                     | rustls::Error::AlertReceived(_)
                     | rustls::Error::PeerIncompatible(_)
             );
-            return judged.then_some(found);
+            return judged.then(|| found.to_string());
+        }
+        if let Some(said) = inner.map(ToString::to_string).filter(|said| said.starts_with(ALERT)) {
+            return Some(said);
         }
         next = error.source();
     }
@@ -159,8 +165,8 @@ fn told_by(error: &ClientError) -> Option<String> {
         ClientError::TransportError(error) => error,
         _ => return None,
     };
-    if let Some(error) = tls(source) {
-        return Some(error.to_string());
+    if let Some(said) = tls(source) {
+        return Some(said);
     }
     // What the operating system says of a connection: refused, reset, no route.
     let mut next = Some(source);
@@ -255,5 +261,9 @@ mod tests {
         let said = fault("connect", &error);
         assert_eq!(said.fault(), Fault::Config);
         assert!(said.to_string().contains("UnknownIssuer"), "{said}");
+        let late = std::io::Error::new(std::io::ErrorKind::InvalidData, "received fatal alert: CertificateRequired");
+        let late = ClientError::GRpcStatus(Status::from_error(Box::new(late)));
+        assert_eq!(cause(&late), Cause::Certificate);
+        assert!(fault("connect", &late).to_string().contains("CertificateRequired"));
     }
 }

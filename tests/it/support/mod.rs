@@ -2,6 +2,8 @@
 
 #[cfg(feature = "etcd")]
 pub mod etcd;
+#[cfg(feature = "etcd")]
+pub mod etcddb;
 pub mod log;
 #[cfg(feature = "postgresql")]
 pub mod pg;
