@@ -177,7 +177,12 @@ impl Cluster {
         };
         let (client, status, logged_in) = match timeout(PATIENCE, greet).await {
             Ok(Ok(met)) => met,
-            Ok(Err(error)) => return Err(fault(&attempt, &error)),
+            Ok(Err(error)) => {
+                let told = fault(&attempt, &error);
+                let hint = endpoint.uri().scheme_str() == Some("https") && cause(&error) == Cause::Away;
+                // A cluster that does not believe a certificate says so, but not always before the connection ends.
+                return Err(if hint { told.during("this may be about tls_cert_file and tls_key_file") } else { told });
+            }
             Err(_) => return Err(silent(&attempt, PATIENCE)),
         };
         let version = Version::parse(status.version()).unwrap_or_default();

@@ -94,8 +94,10 @@ async fn certificates_are_verified_on_both_sides_unless_somebody_says_insecure()
             ("a stranger's", Options { identity: Some((file("stranger.crt"), file("stranger.key"))), ..ours.clone() }),
         ] {
             let error = refused(&options).await;
-            assert_eq!(error.fault(), Fault::Config, "{name}: {error}");
-            assert!(error.to_string().contains("tls_ca_file"), "{name}: {error}");
+            // A server that refuses ours may be gone before it has said why.
+            let cut_short = options.authorities == ours.authorities && error.fault() == Fault::Transient;
+            assert!(cut_short || error.fault() == Fault::Config, "{name}: {error}");
+            assert!(error.to_string().contains("tls_cert_file"), "{name}: {error}");
         }
         Cluster::new(&Options { insecure: true, authorities: None, ..ours.clone() }).unwrap().live().await.unwrap();
         let error = refused(&Options { authorities: Some(file("ext")), ..ours.clone() }).await;
