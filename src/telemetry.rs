@@ -49,6 +49,8 @@ pub mod names {
     pub const UNREPLICATED: &str = "driftless_unreplicated_tables";
     /// Bytes of journals on disk; label `journal` names the pipeline that they are called after.
     pub const JOURNAL_BYTES: &str = "driftless_journal_bytes";
+    /// When the newest whole snapshot in a journal ended, in seconds since 1970; label `journal`.
+    pub const JOURNAL_SNAPSHOT: &str = "driftless_journal_snapshot_timestamp_seconds";
     /// Changes and rows that a filter left out; label `why`.
     pub const LEFT_OUT: &str = "driftless_left_out_total";
     /// 1 if `/readyz` says yes.
@@ -167,6 +169,11 @@ fn describe() {
     describe_gauge!(names::RETAINED_SAFE, Unit::Bytes, "Bytes until the server gives the slot up; NaN without a limit");
     describe_gauge!(names::WAL_STATUS, "1 for the wal_status of the slot");
     describe_gauge!(names::JOURNAL_BYTES, Unit::Bytes, "bytes of journals on disk");
+    describe_gauge!(
+        names::JOURNAL_SNAPSHOT,
+        Unit::Seconds,
+        "When the newest whole snapshot in a journal ended, since 1970; NaN without one"
+    );
     describe_gauge!(
         names::UNREPLICATED,
         Unit::Count,

@@ -49,6 +49,8 @@ pub struct Journal {
     pub max_bytes: u64,
     /// How long records that every sink has are kept.
     pub retain: Duration,
+    /// How old the newest snapshot in it may become; `None`: none are taken.
+    pub snapshot_every: Option<Duration>,
     /// What the source is told that we have.
     pub ack: Ack,
     /// The key that it is encrypted with, if any: 32 bytes as hexadecimal digits or base64.
@@ -170,6 +172,7 @@ fn journal(section: &Section<'_>) -> Result<Journal> {
         enabled: Enabled::Auto,
         max_bytes: 50 << 30,
         retain: Duration::from_secs(86_400),
+        snapshot_every: Some(Duration::from_secs(86_400)),
         ack: Ack::Sink,
         key: None,
         old_keys: Vec::new(),
@@ -184,6 +187,11 @@ fn journal(section: &Section<'_>) -> Result<Journal> {
     }
     journal.max_bytes = keys.size("max_bytes", 64 << 20)?.unwrap_or(journal.max_bytes);
     journal.retain = keys.duration("retain")?.unwrap_or(journal.retain);
+    journal.snapshot_every = match keys.node("snapshot_every") {
+        Some(node) if node.is_text("never") || node.is_zero() => None,
+        None => journal.snapshot_every,
+        Some(_) => keys.duration("snapshot_every")?.filter(|every| !every.is_zero()),
+    };
     if keys.word("ack", &["sink", "journal"])? == Some(1) {
         journal.ack = Ack::Journal;
     }

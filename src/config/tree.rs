@@ -58,6 +58,11 @@ impl Node {
     pub(super) fn is_text(&self, text: &str) -> bool {
         matches!(&self.value, Value::Text(said) if said == text)
     }
+
+    /// Whether it is the number 0.
+    pub(super) fn is_zero(&self) -> bool {
+        matches!(self.value, Value::Int(0))
+    }
 }
 
 /// Reads one YAML document. `file` is only named in errors.

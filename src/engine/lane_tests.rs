@@ -54,6 +54,29 @@ fn a_hole_between_two_shares_stops_the_lane() {
     assert_eq!(error.fault(), crate::error::Fault::Bug);
 }
 
+#[test]
+fn a_lane_that_stood_at_a_quiet_place_takes_a_transaction_that_is_read_again_from_before_it() {
+    let record = LaneRecord {
+        checkpoint: [(PartitionId::new("p"), Position::at([3]))].into_iter().collect(),
+        ..LaneRecord::default()
+    };
+    let limits = Limits { changes: 10, bytes: 1 << 20, stage: true, in_flight: 4 };
+    let mut lane = Lane::new(limits, Arc::from(memory::bridge()), &record, Duration::ZERO);
+    // Another lane stood at 1, so the stream was opened there; the transaction ends at 5, and the place 3 is not met again.
+    let mut batch = Batch::unpooled();
+    batch.begin(&PartitionId::new("p"), Position::at([1]), Steps::Ordinal);
+    let table = batch.table(&Arc::default());
+    batch.push(Op::Put, false, table, b"old", b"v", NOW);
+    batch.mark(Position::at([2]));
+    for key in [b"a", b"b"] {
+        batch.push(Op::Put, false, table, key, b"v", NOW);
+    }
+    batch.mark(Position::at([5]));
+    lane.push(Work::Share(Share { seq: 1, batch: Arc::new(batch), picks: None }));
+    let commit = sent(&mut lane, MS).expect("the second transaction is new to this lane");
+    assert_eq!(keys(&commit.changes), ["a", "b"]);
+}
+
 /// A share whose changes put these keys, committed at the source at `at`; `closed`: its transaction ends with it.
 fn puts(seq: u64, from: u8, keys: &[&str], at: Micros, closed: bool) -> Work {
     let mut batch = Batch::unpooled();

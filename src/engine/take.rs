@@ -8,7 +8,7 @@ use crate::engine::coalesce::Taken;
 use crate::engine::lane::Lane;
 use crate::engine::route::{Share, Work};
 use crate::error::{Error, Result};
-use crate::model::{PartitionId, Position};
+use crate::model::{Batch, PartitionId, Position, Steps};
 
 /// Why taking stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +65,7 @@ impl Lane {
             if end < self.cursor {
                 continue;
             }
-            if let Some(cut) = self.take_group(share, end)? {
+            if let Some(cut) = self.take_group(share, end, &mark.upto)? {
                 return Ok(Some(cut));
             }
             self.within = false;
@@ -78,8 +78,8 @@ impl Lane {
         if self.cursor < share.len() { self.take_open(share) } else { Ok(None) }
     }
 
-    /// Takes changes up to the pick `end`, all of which belong to one source transaction.
-    fn take_group(&mut self, share: &Share, end: usize) -> Result<Option<Cut>> {
+    /// Takes changes up to the pick `end`, all of which belong to one source transaction, which ends at `upto`.
+    fn take_group(&mut self, share: &Share, end: usize, upto: &Position) -> Result<Option<Cut>> {
         if !self.limits.stage && self.coalescer.len() > 0 {
             let changes = end - self.cursor;
             let bytes: usize = (self.cursor..end).map(|pick| share.bytes(pick)).sum();
@@ -89,13 +89,13 @@ impl Lane {
                 return Ok(Some(Cut::Commit));
             }
         }
-        self.take_changes(share, end)
+        self.take_changes(share, end, Some(upto))
     }
 
     /// Takes what follows the last mark: a part of a source transaction that is still open. It begins a commit of its own.
     fn take_open(&mut self, share: &Share) -> Result<Option<Cut>> {
         if !self.limits.stage {
-            let cut = self.take_changes(share, share.len())?;
+            let cut = self.take_changes(share, share.len(), None)?;
             if cut.is_none() && !cfg!(mutate = "piece_without_position") {
                 // What belongs to other lanes is passed too.
                 self.note(&share.batch.partition, share.batch.position(share.batch.len() - 1));
@@ -105,7 +105,7 @@ impl Lane {
         if !self.within && (self.coalescer.len() > 0 || !self.upto.is_empty()) {
             return Ok(Some(Cut::Commit));
         }
-        let cut = self.take_changes(share, share.len())?;
+        let cut = self.take_changes(share, share.len(), None)?;
         // Nothing is held where all of it was passed before, or is nothing for this sink.
         self.within = self.coalescer.len() > 0;
         Ok(cut)
@@ -124,7 +124,8 @@ impl Lane {
         }
     }
 
-    fn take_changes(&mut self, share: &Share, end: usize) -> Result<Option<Cut>> {
+    /// Takes changes up to the pick `end`. `upto`: where their source transaction ends, if that is known.
+    fn take_changes(&mut self, share: &Share, end: usize, upto: Option<&Position>) -> Result<Option<Cut>> {
         let batch = &share.batch;
         let reached = self.reached.get(&batch.partition);
         let again = (reached > batch.base() && !batch.partition.is_unrecorded()).then(|| reached.clone());
@@ -132,7 +133,7 @@ impl Lane {
         while self.cursor < end {
             let at = share.change(self.cursor);
             let row = batch.row(at);
-            let passed = again.as_ref().is_some_and(|reached| batch.position(at) <= *reached);
+            let passed = again.as_ref().is_some_and(|reached| has_passed(reached, batch, at, upto));
             if !passed && !row.is_left_out() {
                 if !self.limits.stage && !self.fits(row.key.len() + row.body.len()) {
                     self.note_piece(share);
@@ -220,6 +221,16 @@ impl Lane {
             batch.base()
         )))
     }
+}
+
+/// Whether a lane that stands at `reached` has a change.
+///
+/// A place at which nothing had happened may lie between the place where this batch begins and the end of the transaction,
+/// when the stream was read again and such places were not met again. A lane that stands there has nothing of it.
+fn has_passed(reached: &Position, batch: &Batch, at: usize, upto: Option<&Position>) -> bool {
+    let position = batch.position(at);
+    let between = || batch.steps == Steps::Ordinal && position.boundary() != reached.boundary();
+    position <= *reached && !upto.is_some_and(|upto| upto > reached && between())
 }
 
 impl Share {

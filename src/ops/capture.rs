@@ -29,7 +29,8 @@ pub async fn capture(config: &Config, stop: &watch::Receiver<bool>) -> Result<()
         if readers.iter().any(|(known, _)| known == name) {
             continue;
         }
-        let source = open(Wanted::new(config, pipeline), Side::Source)?.source;
+        let opened = open(Wanted::new(config, pipeline), Side::Source)?;
+        let source = opened.source.zip(opened.followed);
         let source = source.ok_or_else(|| Error::bug(format!("open {name}: no source")))?;
         readers.push((name.to_owned(), Reader::alone(config, pipeline, name, source)?));
     }

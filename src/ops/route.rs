@@ -10,6 +10,7 @@ use crate::config::{Config, Lanes, Pipeline};
 use crate::error::{Error, Fault, Result};
 use crate::filter::Edge;
 use crate::kinds::bridges::{bodies, bridge};
+use crate::kinds::open::shared::Followed;
 use crate::kinds::open::{Endpoint, Side, Wanted, one_place, open};
 use crate::model::{Kind, Layout, Scope, StreamId};
 use crate::ops::local::Local;
@@ -40,7 +41,7 @@ impl Route {
     /// # Errors
     /// Config, with the pipeline's name and side.
     pub fn open(config: &Config, pipeline: &Pipeline) -> Result<Self> {
-        Self::open_through(config, pipeline, &mut Ok)
+        Self::open_through(config, pipeline, &mut |(source, _)| Ok(source))
     }
 
     /// As [`Route::open`]; `through` may put something between the source and the stream's filter.
@@ -50,7 +51,7 @@ impl Route {
     pub fn open_through(
         config: &Config,
         pipeline: &Pipeline,
-        through: &mut dyn FnMut(Arc<dyn Source>) -> Result<Arc<dyn Source>>,
+        through: &mut dyn FnMut(Followed) -> Result<Arc<dyn Source>>,
     ) -> Result<Self> {
         let wanted = Wanted::new(config, pipeline);
         if let Some(place) = one_place(wanted).map_err(|error| named(error, config, pipeline))? {
@@ -65,7 +66,8 @@ impl Route {
         let side = |side| open(wanted, side).map_err(|error| named(error, config, pipeline));
         let (mut source, mut sink) = (side(Side::Source)?, side(Side::Sink)?);
         let whole_sink = sink.store.clone();
-        source.source = source.source.take().map(through).transpose()?;
+        let followed = source.source.take().zip(source.followed.clone());
+        source.source = followed.map(through).transpose()?;
         filter(pipeline, &mut source, &mut sink).map_err(|error| named(error, config, pipeline))?;
         Ok(Self {
             stream: StreamId::new(pipeline.name.as_str()),

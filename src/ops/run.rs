@@ -39,7 +39,7 @@ impl Work {
         for pipeline in &config.pipelines {
             routes.push(Route::open_through(config, pipeline, &mut |source| {
                 if !is_journaled(pipeline) {
-                    return Ok(source);
+                    return Ok(source.0);
                 }
                 let name = leader(config, pipeline);
                 let reader = match readers.entry(name) {

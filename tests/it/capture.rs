@@ -31,7 +31,7 @@ fn what_was_captured_reaches_a_sink_that_was_away_although_the_source_has_forgot
     let source = SqliteDb::create(folder.path().join("src"), &items(300));
     let sink = SqliteDb::at(folder.path().join("dst"));
     let yaml = format!(
-        "name: away\nsrc: {{ type: sqlite, path: {:?} }}\ndst: {{ type: sqlite, path: {:?} }}\n",
+        "name: away\nsrc: {{ type: sqlite, path: {:?} }}\ndst: {{ type: sqlite, path: {:?} }}\njournal: {{ snapshot_every: never }}\n",
         source.folder, sink.folder
     );
     let site = Site::new("capture", &yaml);

@@ -196,7 +196,7 @@ fn unknown_keys_and_wrong_types_name_line_and_key() {
         ),
         (
             "journal: {span: 3h}\n",
-            "line 3: unknown key `span` in `journal`; known keys are ack, enabled, key, max_bytes, old_keys, retain",
+            "line 3: unknown key `span` in `journal`; known keys are ack, enabled, key, max_bytes, old_keys, retain, snapshot_every",
         ),
         ("manage:\n  slots: true\n", "line 4: unknown key `slots` in `manage`; did you mean `slot`?"),
         ("state_dir: ''\n", "line 3: `state_dir` is empty; it must be a directory"),

@@ -26,7 +26,8 @@ impl Captured {
         let site = Site::new(test, "");
         let source = SqliteDb::create(site.folder().join("src"), &items(40));
         let path = |name: &str| format!("{{type: sqlite, path: {:?}}}", site.folder().join(name).display().to_string());
-        let mut yaml = format!("{rest}\npipelines:\n");
+        // What a snapshot adds to a journal is tested in `snapshots`.
+        let mut yaml = format!("journal: {{snapshot_every: never{rest}}}\npipelines:\n");
         for name in names {
             yaml.push_str(&format!("  - {{name: {name}, src: {}, dst: {}}}\n", path("src"), path(name)));
         }
@@ -238,7 +239,7 @@ fn a_tail_that_was_cut_off_is_damage_and_a_write_that_was_cut_short_is_none() {
 
 #[test]
 fn an_encrypted_journal_is_listed_without_its_key_and_read_with_it_alone() {
-    let key = |digit: &str| format!("journal: {{key: '{}'}}", digit.repeat(64));
+    let key = |digit: &str| format!(", key: '{}'", digit.repeat(64));
     let captured = Captured::new("journal-key", &["s"], &key("5"));
     captured.fill();
     assert_eq!(changes(&captured.show(&[])).len(), 22);
@@ -267,6 +268,6 @@ fn a_pipeline_without_a_journal_is_said_in_one_sentence() {
     };
     asked("is not there; `run` begins one");
     let yaml = std::fs::read_to_string(captured.site.config()).unwrap();
-    std::fs::write(captured.site.config(), format!("journal: {{enabled: false}}\n{yaml}")).unwrap();
+    std::fs::write(captured.site.config(), yaml.replace("snapshot_every: never", "enabled: false")).unwrap();
     asked("open the journal of s: it has none");
 }

@@ -36,6 +36,8 @@ mod pgwatch;
 mod prove;
 #[cfg(all(feature = "postgresql", feature = "sqlite"))]
 mod secrets;
+#[cfg(all(feature = "journal", feature = "postgresql", feature = "sqlite"))]
+mod snapshots;
 mod support;
 
 #[test]

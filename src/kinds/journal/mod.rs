@@ -55,5 +55,5 @@ pub use reader::{Cut, Given, Reader};
 pub use records::Note;
 pub use recover::Recovered;
 pub use retain::{Held, Holder, Retained, Retention};
-pub use seek::{reached, snapshots};
+pub use seek::{reached, snapshots, unbroken};
 pub use writer::{OnDamage, Options, Pack, Writer};

@@ -45,6 +45,18 @@ pub enum Given {
     Torn(Cut),
 }
 
+/// A place between two frames, and all that a reader has to know to go on from there.
+#[derive(Clone)]
+pub(super) struct Aside {
+    /// The first sequence of the segment.
+    first: u64,
+    at: u64,
+    next: u64,
+    link: Option<(Salt, String)>,
+    tables: Tables,
+    pub(super) standing: Standing,
+}
+
 /// Reads a journal, beside its writer or without one.
 pub struct Reader {
     pub(super) disk: Arc<dyn Disk>,
@@ -95,6 +107,34 @@ impl Reader {
             from: None,
             stuck: None,
         }
+    }
+
+    /// The place where the reader is, if all of what it has read was given.
+    pub(super) fn aside(&self) -> Option<Aside> {
+        let segment = self.segment.as_ref().filter(|_| self.is_idle() && !self.begins && self.stuck.is_none())?;
+        Some(Aside {
+            first: segment.head().first,
+            at: segment.at(),
+            next: self.next,
+            link: self.link.clone(),
+            tables: self.tables.clone(),
+            standing: self.standing.clone(),
+        })
+    }
+
+    /// At a place where another reader was.
+    ///
+    /// # Errors
+    /// As [`Reader::next`]; Config, when the segment is no longer there.
+    pub(super) fn resume(disk: Arc<dyn Disk>, keys: Keys, mark: &Aside) -> Result<Self> {
+        let name = segment_name(mark.first);
+        let Some(mut segment) = Segment::open(&*disk, mark.first, &keys)? else {
+            return Err(damaged(&name, 0, "its head is cut short"));
+        };
+        segment.go_to(mark.at, mark.next);
+        let (link, tables, standing) = (mark.link.clone(), mark.tables.clone(), mark.standing.clone());
+        let reader = Self::at_segment(disk, keys, mark.next);
+        Ok(Self { segment: Some(segment), link, tables, standing, ..reader })
     }
 
     /// How far each partition has been given, or stood where reading began.

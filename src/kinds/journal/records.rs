@@ -130,7 +130,7 @@ impl Span {
 }
 
 /// The tables that a segment has defined so far, by number.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Tables(Vec<Arc<Table>>);
 
 impl Tables {

@@ -3,7 +3,7 @@
 //! Invariant: segments go from the oldest on, whole, one at a time, so that what is left is always one piece. What a
 //! registered reader needs stays, and so does the snapshot from which the oldest instant within the age can be restored, or,
 //! where the size is the matter, the newest one; that somebody holds more than the limits allow is said in [`Retained`], which
-//! is an alarm. Only with [`Retention::outrun`] the size wins, and then who was outrun is written down before anything goes.
+//! is an alarm (not that a snapshot is older than the age: from it the oldest instant within is restored). Only with [`Retention::outrun`] the size wins, and then who was outrun is written down before anything goes.
 
 use super::codec::Snapshot;
 use super::cursors::Cursor;
@@ -99,8 +99,14 @@ impl Writer {
             let outruns = too_much && retention.outrun;
             if !holders.is_empty() && !outruns {
                 done.held = holders;
+                done.held.retain(|held| too_much || matches!(held.by, Holder::Reader(_)));
                 break;
             }
+            // The age asks for it, and the size does not let it be.
+            let lost = as_of(&snapshots, horizon).filter(|lost| {
+                too_much && lost.ended != 0 && lost.began < segment.next && needed.is_none_or(|n| n.id != lost.id)
+            });
+            done.outrun.extend(lost.map(|lost| Held { by: Holder::Snapshot(lost.id), sequence: lost.began }));
             for reader in readers.extract_if(.., |reader| reader.sequence < segment.next) {
                 Cursor { outrun: true, ..reader }.write(disk)?;
             }
@@ -117,6 +123,28 @@ impl Writer {
         let restorable = snapshots.iter().find(|snapshot| snapshot.ended != 0 && snapshot.began >= done.oldest);
         done.restorable = restorable.map(|snapshot| snapshot.ended_at);
         Ok(done)
+    }
+}
+
+impl Writer {
+    /// How many bytes may be added before something has to go that a registered reader or the newest whole snapshot needs.
+    ///
+    /// # Errors
+    /// Config, when the disk fails.
+    pub fn room(&self, retention: &Retention) -> Result<u64> {
+        let back = self.back();
+        let disk = &*back.disk;
+        let newest = self.front().standing().whole().next_back().map(|snapshot| snapshot.began);
+        let readers = Cursor::all(disk)?.into_iter().filter(|reader| !reader.outrun).map(|reader| reader.sequence);
+        let needed = readers.chain(newest).min().unwrap_or(u64::MAX);
+        let all = segments(disk)?;
+        let mut bytes = 0;
+        for first in &all[all.partition_point(|first| *first <= needed).saturating_sub(1)..] {
+            let name = segment_name(*first);
+            let length = disk.open(&name).and_then(|file| file.length());
+            bytes += length.map_err(|error| unreadable(&name, error))?;
+        }
+        Ok(retention.bytes.saturating_sub(bytes))
     }
 }
 

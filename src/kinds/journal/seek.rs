@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::codec::Snapshot;
 use super::crypt::Keys;
 use super::files::Disk;
-use super::reader::{Given, Reader};
+use super::reader::{Aside, Given, Reader};
 use super::records::{self, Note, Standing};
 use super::segment::{Found, Segment, segments};
 use crate::error::{Error, Result};
@@ -105,15 +105,41 @@ impl Reader {
                 continue;
             }
             let mut reader = Self::at_segment(disk, keys, first);
-            reader.from = Some(from.clone());
-            reader.pass(u64::MAX, |given, run| match given {
-                Given::Run => !has(&from, run),
-                Given::Note(note) => matches!(note, Note::Gap { .. }),
-                _ => false,
-            })?;
+            reader.pass_what_is_had(&from)?;
             return Ok(reader);
         }
         Err(lost("begins later"))
+    }
+
+    /// As [`Reader::at_checkpoint`], for a consumer that was given everything up to `from` by this journal: begins at a
+    /// place where a reader was before, if that is not too far.
+    ///
+    /// # Errors
+    /// As [`Reader::at_checkpoint`].
+    pub(super) fn at_checkpoint_near(
+        disk: Arc<dyn Disk>,
+        keys: Keys,
+        from: &Checkpoint,
+        mark: Option<&Aside>,
+    ) -> Result<Self> {
+        if let Some(mark) = mark.filter(|mark| mark.standing.reached.iter().all(|(p, at)| at <= from.get(p)))
+            && let Ok(mut reader) = Self::resume(Arc::clone(&disk), keys.clone(), mark)
+        {
+            reader.pass_what_is_had(from)?;
+            return Ok(reader);
+        }
+        Self::at_checkpoint(disk, keys, from)
+    }
+
+    /// Goes on to what a consumer that has everything up to `from` has not.
+    fn pass_what_is_had(&mut self, from: &Checkpoint) -> Result<()> {
+        self.from = Some(from.clone());
+        self.pass(u64::MAX, |given, run| match given {
+            Given::Run => !has(from, run),
+            Given::Note(note) => matches!(note, Note::Gap { .. }),
+            _ => false,
+        })?;
+        Ok(())
     }
 
     /// From the first frame on that holds a change committed at `time` or later; every change before it is older.
@@ -197,6 +223,26 @@ pub fn snapshots(disk: &Arc<dyn Disk>, keys: &Keys) -> Result<Vec<Snapshot>> {
     let oldest = segments(&**disk)?.first().copied().unwrap_or(1);
     let standing = end_of(disk, keys)?;
     Ok(standing.whole().filter(|snapshot| snapshot.began >= oldest).copied().collect())
+}
+
+/// Whether no gap was noted behind a frame: what was restored from there on is right up to the journal's end. A partition
+/// that was forgotten counts as one.
+///
+/// # Errors
+/// Corrupt, when the beginning of a segment is damaged; Config, when the folder cannot be read.
+pub fn unbroken(disk: &Arc<dyn Disk>, keys: &Keys, from: u64) -> Result<bool> {
+    let all = segments(&**disk)?;
+    let begin = all.partition_point(|first| *first <= from).saturating_sub(1);
+    let mut before = Checkpoint::default();
+    // A gap ends its segment, and the next one begins without the partitions that are lost.
+    for first in &all[begin..] {
+        let Some(standing) = standing_of(disk, keys, *first)? else { continue };
+        if before.iter().any(|(partition, _)| !standing.reached.names(partition)) {
+            return Ok(false);
+        }
+        before = standing.reached;
+    }
+    Ok(true)
 }
 
 /// How far each partition is at the journal's end.

@@ -266,3 +266,40 @@ fn a_forgotten_partition_is_asked_for_by_nobody() {
     from.advance(&a, &Position::End);
     assert_eq!(rest(Reader::at_checkpoint(disk(&faulty), keys(None), &from).unwrap()).0.len(), 1, "it may still know");
 }
+
+#[test]
+fn who_has_been_there_finds_his_way_back_and_reads_nothing_of_what_lies_before() {
+    let faulty = Faulty::default();
+    for segment_bytes in [600, 1 << 20] {
+        let wrote = simple(&faulty, 40, options(segment_bytes, Some(7)));
+        let all = Reader::at_beginning(disk(&faulty), keys(None)).unwrap();
+        let count = rest(all).0.len() as u32;
+        for left in (0..count).step_by(3) {
+            let mut reader = Reader::at_sequence(disk(&faulty), keys(None), u64::from(left) + 1).unwrap();
+            reader.next(&mut Batch::unpooled(), usize::MAX, u64::MAX).unwrap();
+            let mark = reader.aside().unwrap();
+            for skipped in 0..count {
+                let from = at("pg/7/1/s", place(skipped));
+                let near = Reader::at_checkpoint_near(disk(&faulty), keys(None), &from, Some(&mark)).unwrap();
+                let far = Reader::at_checkpoint(disk(&faulty), keys(None), &from).unwrap();
+                assert_eq!(rest(near).0, rest(far).0, "left at {left}, back at {skipped}");
+            }
+        }
+        assert!(wrote.len() == 40);
+    }
+    let mut reader = Reader::at_beginning(disk(&faulty), keys(None)).unwrap();
+    assert!(reader.aside().is_none(), "it was nowhere yet");
+    while reader.sequence() < 75 {
+        reader.next(&mut Batch::unpooled(), usize::MAX, u64::MAX).unwrap();
+    }
+    let mark = reader.aside().unwrap();
+    let name = segment_name(*segments(&faulty).unwrap().last().unwrap());
+    let mut bytes = faulty.bytes(&name);
+    let early = bytes.len() / 4;
+    bytes[early] ^= 1;
+    faulty.put(&name, bytes);
+    let from = at("pg/7/1/s", place(78));
+    let near = Reader::at_checkpoint_near(disk(&faulty), keys(None), &from, Some(&mark)).unwrap();
+    assert_eq!(rest(near).0.len(), 2);
+    assert_eq!(Reader::at_checkpoint(disk(&faulty), keys(None), &from).err().unwrap().fault(), Fault::Corrupt);
+}

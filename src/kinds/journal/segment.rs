@@ -51,6 +51,8 @@ pub(super) struct Segment {
     start: u64,
     /// How much is read ahead.
     ahead: usize,
+    /// Bytes that the file had when it was last asked.
+    length: u64,
 }
 
 impl Segment {
@@ -73,6 +75,7 @@ impl Segment {
             window: Vec::new(),
             start: 0,
             ahead: WINDOW,
+            length: 0,
         }))
     }
 
@@ -87,7 +90,7 @@ impl Segment {
         head.key = None;
         let opener = Opener::new(head, &bytes, &Keys::default())?;
         let at = bytes.len() as u64;
-        Ok(Some(Self { file, name, opener, at, next: first, window: Vec::new(), start: 0, ahead: SKIM }))
+        Ok(Some(Self { file, name, opener, at, next: first, window: Vec::new(), start: 0, ahead: SKIM, length: 0 }))
     }
 
     /// The head.
@@ -108,6 +111,11 @@ impl Segment {
     /// Where the next frame begins.
     pub(super) fn at(&self) -> u64 {
         self.at
+    }
+
+    /// Goes to the frame `next`, which begins at `at`.
+    pub(super) fn go_to(&mut self, at: u64, next: u64) {
+        (self.at, self.next) = (at, next);
     }
 
     /// Reads the next frame and puts its records into `out`.
@@ -133,6 +141,7 @@ impl Segment {
         let behind = self.behind(disk)?;
         let settled = Mark::read(disk).map_or(0, |mark| mark.sequence);
         self.window.clear();
+        self.length = 0;
         match (self.look(out)?, behind) {
             (Look::Frame(head), _) => Ok(Found::Frame(head)),
             (Look::End, None) if settled < self.next => Ok(Found::End),
@@ -149,15 +158,21 @@ impl Segment {
 
     /// Takes the frame that stands here, if all of it is as it was written.
     fn look(&mut self, out: &mut Option<&mut Vec<u8>>) -> Result<Look> {
-        let length = self.file.length().map_err(|error| unreadable(&self.name, error))?;
-        if self.at == length {
+        if self.at + FRAME as u64 > self.length {
+            self.ask_length()?;
+        }
+        if self.at == self.length {
             return Ok(Look::End);
         }
-        if self.at > length {
-            return Err(damaged(&self.name, length, "it ends before a frame that it held"));
+        if self.at > self.length {
+            return Err(damaged(&self.name, self.length, "it ends before a frame that it held"));
         }
         let Some(head) = self.head_at(self.at)? else { return Ok(Look::Broken) };
-        if self.at + FRAME as u64 + u64::from(head.length) > length {
+        let end = self.at + FRAME as u64 + u64::from(head.length);
+        if end > self.length {
+            self.ask_length()?;
+        }
+        if end > self.length {
             return Ok(Look::Broken);
         }
         if head.sequence != self.next {
@@ -174,6 +189,11 @@ impl Segment {
         self.at += FRAME as u64 + u64::from(head.length);
         self.next += 1;
         Ok(Look::Frame(head))
+    }
+
+    fn ask_length(&mut self) -> Result<()> {
+        self.length = self.file.length().map_err(|error| unreadable(&self.name, error))?;
+        Ok(())
     }
 
     /// Where the segment behind this one begins.

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::watch;
 
 use super::back::Back;
+use super::codec::Snapshot;
 use super::crypt::Keys;
 use super::files::Disk;
 use super::format::Salt;
@@ -134,6 +135,11 @@ impl Writer {
     /// How far each partition is, what waits for the disk included.
     pub fn reached(&self) -> Checkpoint {
         self.front().standing().reached.clone()
+    }
+
+    /// The whole snapshots, oldest first; retention may have removed what some of them need.
+    pub fn snapshots(&self) -> Vec<Snapshot> {
+        self.front().standing().whole().copied().collect()
     }
 
     /// Takes what of a batch of the tail is not in the journal yet; gives the sequence that [`Writer::durable`] must reach

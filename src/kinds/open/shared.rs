@@ -10,9 +10,10 @@ use std::sync::Arc;
 
 use crate::config::{Config, Enabled, Endpoint, Lanes, Pipeline};
 use crate::error::{Error, Result};
-use crate::kinds::journal::relay::{Ack, Relay, Wanted};
+use crate::kinds::journal::relay::{Ack, Relay, Snapshots, Wanted};
 use crate::kinds::journal::{Disk, Folder, Key, Keys, OnDamage, Options, Retention};
 use crate::source::Source;
+use crate::store::Store;
 
 /// Folder of the journal within a pipeline's local state.
 const FOLDER: &str = "journal";
@@ -40,15 +41,19 @@ pub fn leader<'c>(config: &Config, pipeline: &'c Pipeline) -> &'c str {
     has(FOLDER).or_else(|| has("")).or(pipeline.shares.first()).unwrap_or(&pipeline.name)
 }
 
+/// A source, and the present state of what its stream brings, as no filter has changed it.
+pub type Followed = (Arc<dyn Source>, Arc<dyn Store>);
+
 /// One reader of a source that several pipelines may follow.
 pub struct Reader(Arc<Relay>);
 
 impl Reader {
-    /// The reader of this pipeline's source, which was opened under this name. Touches nothing yet.
+    /// The reader of this pipeline's source, which was opened under this name; snapshots are taken of what the stream
+    /// follows. Touches nothing yet.
     ///
     /// # Errors
     /// Config, for a key that is none.
-    pub fn new(config: &Config, pipeline: &Pipeline, name: &str, source: Arc<dyn Source>) -> Result<Self> {
+    pub fn new(config: &Config, pipeline: &Pipeline, name: &str, source: Followed) -> Result<Self> {
         let ack = match pipeline.journal.ack {
             crate::config::Ack::Sink => Ack::Sink,
             crate::config::Ack::Journal => Ack::Journal,
@@ -56,7 +61,8 @@ impl Reader {
         Self::open(config, pipeline, name, ack, source)
     }
 
-    fn open(config: &Config, pipeline: &Pipeline, name: &str, ack: Ack, source: Arc<dyn Source>) -> Result<Self> {
+    fn open(config: &Config, pipeline: &Pipeline, name: &str, ack: Ack, source: Followed) -> Result<Self> {
+        let (source, store) = source;
         let keys = keys(pipeline)?;
         let folder = config.state_dir.join(name).join(FOLDER);
         let (lineage, own) = (pipeline.src.kind().to_string(), keys.clone());
@@ -77,6 +83,7 @@ impl Reader {
                 age: i64::try_from(pipeline.journal.retain.as_micros()).unwrap_or(i64::MAX),
                 outrun: true,
             },
+            snapshots: pipeline.journal.snapshot_every.map(|every| Snapshots { store, every }),
             now,
         };
         Ok(Self(Relay::new(source, wanted)))
@@ -91,7 +98,7 @@ impl Reader {
     ///
     /// # Errors
     /// As [`Reader::new`].
-    pub fn alone(config: &Config, pipeline: &Pipeline, name: &str, source: Arc<dyn Source>) -> Result<Self> {
+    pub fn alone(config: &Config, pipeline: &Pipeline, name: &str, source: Followed) -> Result<Self> {
         Self::open(config, pipeline, name, Ack::Journal, source)
     }
 

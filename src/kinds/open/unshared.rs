@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::config::{Config, Pipeline};
 use crate::error::{Error, Result};
 use crate::source::Source;
+use crate::store::Store;
 
 /// Never, in such a build.
 pub fn is_journaled(_: &Pipeline) -> bool {
@@ -18,19 +19,22 @@ pub fn leader<'c>(_: &Config, pipeline: &'c Pipeline) -> &'c str {
     &pipeline.name
 }
 
+/// A source, and the present state of what its stream brings.
+pub type Followed = (Arc<dyn Source>, Arc<dyn Store>);
+
 /// There is none.
 pub struct Reader(Infallible);
 
 impl Reader {
     /// # Errors
     /// Always; nobody asks, because no pipeline is journaled.
-    pub fn new(_: &Config, _: &Pipeline, _: &str, _: Arc<dyn Source>) -> Result<Self> {
+    pub fn new(_: &Config, _: &Pipeline, _: &str, _: Followed) -> Result<Self> {
         Err(Error::bug("open a journal in a build that has none"))
     }
 
     /// # Errors
     /// Always.
-    pub fn alone(_: &Config, _: &Pipeline, _: &str, _: Arc<dyn Source>) -> Result<Self> {
+    pub fn alone(_: &Config, _: &Pipeline, _: &str, _: Followed) -> Result<Self> {
         Err(Error::config("capture: this build of driftless was made without the journal"))
     }
 

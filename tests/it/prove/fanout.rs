@@ -88,6 +88,19 @@ fn resident(program: &Running) -> u64 {
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
 }
 
+/// Every pipeline is consistent, whatever is written meanwhile.
+fn until_all_consistent(site: &Site, count: usize) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let now = site.done("status", &[])["pipelines"].as_array().unwrap().clone();
+        if now.iter().filter(|status| status["consistent"] == true).count() == count {
+            return;
+        }
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {now:?}\n{}", site.log());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
 /// Every pipeline is consistent and has what the source has.
 fn until_all_caught_up(site: &Site, count: usize) {
     let deadline = Instant::now() + PATIENCE;
@@ -147,7 +160,7 @@ fn fanout_one_slot_feeds_three_destinations_and_one_that_is_away_costs_the_other
     let site = Site::new("fanout", &yaml);
     let program = site.start("run", &[]);
     let (clock, writer) = (Clock::start(&source), Writer::start(&source, Duration::from_millis(2)));
-    until_all_caught_up(&site, 3);
+    until_all_consistent(&site, 3);
     assert_eq!(retained(&source).1, 1, "one slot serves all of them");
     let both = |span| {
         std::thread::scope(|scope| {

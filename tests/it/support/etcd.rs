@@ -552,7 +552,8 @@ fn pump(mut from: TcpStream, mut to: TcpStream, weather: &Mutex<Weather>) {
                 Ok(0) => break,
                 Ok(count) if to.write_all(&bytes[..count]).is_err() => break,
                 Ok(_) => {}
-                Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {}
+                Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {
+                }
                 Err(_) => break,
             },
         }

@@ -145,7 +145,7 @@ fn civil(days: i128) -> (i128, i128, i128) {
 
 /// The instant that Teleport's SQLite wrote, in microseconds, rounded up. Panics at any other form, because a sink that
 /// writes another form is wrong: Teleport compares these as text.
-fn microseconds(text: &str) -> i128 {
+pub fn microseconds(text: &str) -> i128 {
     let number =
         |from: usize, to: usize| text[from..to].parse::<i128>().unwrap_or_else(|_| panic!("no time: {text:?}"));
     let (rest, zone) = text.split_at(text.len() - 6);
@@ -175,7 +175,8 @@ fn days_from_civil(year: i128, month: i128, day: i128) -> i128 {
     era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Lower-case digits.
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
         write!(text, "{byte:02x}").unwrap();
         text
@@ -204,7 +205,7 @@ fn lines(mut command: Command, mut canonical: impl FnMut(&str) -> Option<String>
 
 /// One canonical line: key and value in hexadecimal, expiry in microseconds (rounded up) or `never`, revision.
 /// Nothing for a lock, and for what has expired at `now_us`.
-fn canonical(key: &str, value: &str, expires: Option<i128>, revision: &str, now_us: i128) -> Option<String> {
+pub fn canonical(key: &str, value: &str, expires: Option<i128>, revision: &str, now_us: i128) -> Option<String> {
     let key = key.to_lowercase();
     if key.starts_with(&hex(b".locks/")) || expires.is_some_and(|at| at <= now_us) {
         return None;

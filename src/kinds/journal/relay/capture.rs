@@ -42,7 +42,7 @@ async fn follow(source: &dyn Source, mut tail: Box<dyn Tail>, hub: &Hub, orders:
                 let number = hub.push(Arc::clone(&batch));
                 let gone = |_| Error::transient("capture a stream: the journal takes no more");
                 // Never full: what it holds is bounded by the credits of the batches.
-                orders.send((number, batch)).map_err(gone)?;
+                orders.send(Order::Batch(number, batch)).map_err(gone)?;
             }
         }
     }

@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use super::hub::Hub;
 use super::ring::Slot;
 use crate::error::{Error, Fault, Result};
+use crate::kinds::journal::reader::Aside;
 use crate::kinds::journal::{Cursor, Disk, Given, Keys, Reader};
 use crate::model::{Batch, Checkpoint};
 use crate::pool::Pool;
@@ -55,6 +56,8 @@ pub(super) struct Follower {
     reading: Option<Reading>,
     /// What was given, or had before.
     given: Checkpoint,
+    /// Where it last left the journal, so that it finds its way back without reading much.
+    aside: Option<Aside>,
 }
 
 impl Follower {
@@ -79,6 +82,7 @@ impl Follower {
             place: Place::Nowhere,
             reading: None,
             given: from.clone(),
+            aside: None,
         };
         let behind = follower.fall_back().await?;
         let cursor = Cursor { name: name.to_owned(), sequence: behind.reader.needs(), moved: 0, outrun: false };
@@ -171,6 +175,7 @@ impl Follower {
                 self.place = if through > behind.through {
                     Place::Disk(Box::new(Behind { through, then: last + 1, ..*behind }))
                 } else {
+                    self.aside = behind.reader.aside().or(self.aside.take());
                     Place::Memory(behind.then)
                 };
                 Ok(None)
@@ -203,8 +208,10 @@ impl Follower {
     fn fall_back(&self) -> impl Future<Output = Result<Box<Behind>>> + Send + use<> {
         let (last, through) = self.hub.durable();
         let (disk, keys, given) = (Arc::clone(&self.disk), self.keys.clone(), self.given.clone());
+        let aside = self.aside.clone();
         async move {
-            let opened = tokio::task::spawn_blocking(move || Reader::at_checkpoint(disk, keys, &given)).await;
+            let open = move || Reader::at_checkpoint_near(disk, keys, &given, aside.as_ref());
+            let opened = tokio::task::spawn_blocking(open).await;
             let opened = opened.map_err(|_| Error::bug("open the journal for reading: it has panicked"))?;
             let reader = opened.map_err(lost)?;
             Ok(Box::new(Behind { reader, through, then: last + 1 }))

@@ -1,5 +1,6 @@
 //! What capture, scribe and followers share: the ring, how far the journal is, and how it all ended.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
@@ -8,6 +9,7 @@ use super::releases::Releases;
 use super::ring::{Ring, Slot};
 use super::trail::Trail;
 use crate::error::{Error, Fault};
+use crate::kinds::journal::Snapshot;
 use crate::model::{Batch, Checkpoint};
 
 /// How a capture ended, in a form that every follower can be told.
@@ -24,6 +26,10 @@ pub(super) struct Hub {
     news: watch::Sender<u64>,
     /// What the source may forget.
     release: watch::Sender<Checkpoint>,
+    /// Whether a patch that moves a key was written since somebody began to look for one; also while nobody looks.
+    moves: AtomicBool,
+    /// The same for a table that was emptied.
+    clears: AtomicBool,
 }
 
 struct State {
@@ -39,6 +45,8 @@ struct State {
     /// Why the journal waits, if it does.
     paused: Option<String>,
     deserted: bool,
+    /// The newest whole snapshot in the journal with nothing missing behind it.
+    snapshot: Option<Snapshot>,
 }
 
 impl Hub {
@@ -50,9 +58,15 @@ impl Hub {
         let (ring, reached) = (Ring::new(keep), reached.clone());
         let closed =
             reached.iter().filter(|(_, at)| at.ordinal() == 0).map(|(p, at)| (p.clone(), at.clone())).collect();
-        let state =
-            State { ring, sequence, reached, closed, releases, trail, end: None, paused: None, deserted: false };
-        Arc::new(Self { state: Mutex::new(state), news: watch::Sender::new(0), release })
+        let (end, paused, deserted, snapshot) = (None, None, false, None);
+        let state = State { ring, sequence, reached, closed, releases, trail, end, paused, deserted, snapshot };
+        Arc::new(Self {
+            state: Mutex::new(state),
+            news: watch::Sender::new(0),
+            release,
+            moves: AtomicBool::new(true),
+            clears: AtomicBool::new(true),
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -162,6 +176,82 @@ impl Hub {
             }
             news.changed().await.map_err(|_| Error::bug("wait for a place: the hub is gone"))?;
         }
+    }
+
+    /// Waits until the journal holds durably everything up to `head`.
+    ///
+    /// # Errors
+    /// Why the capture has ended.
+    pub(super) async fn reach(&self, head: &Checkpoint) -> Result<(), Error> {
+        let mut news = self.news();
+        loop {
+            news.mark_unchanged();
+            if self.lock().reached.covers(head) {
+                return Ok(());
+            }
+            if let Some(error) = self.ended() {
+                return Err(error);
+            }
+            news.changed().await.map_err(|_| Error::bug("wait for the journal: the hub is gone"))?;
+        }
+    }
+
+    /// Waits until the capture has ended.
+    pub(super) async fn over(&self) {
+        let mut news = self.news();
+        loop {
+            news.mark_unchanged();
+            if self.has_ended() || news.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Begins to look for patches that move a key, and for tables that are emptied.
+    pub(super) fn look_out(&self) {
+        // ORDERING: Relaxed; the order that begins the snapshot is sent afterwards, through a channel.
+        self.moves.store(false, Ordering::Relaxed);
+        self.clears.store(false, Ordering::Relaxed);
+    }
+
+    /// Nobody looks any more.
+    pub(super) fn look_away(&self) {
+        self.moved();
+        self.cleared();
+    }
+
+    /// A patch that moves a key is in the journal.
+    pub(super) fn moved(&self) {
+        // ORDERING: Relaxed; settling what it is about takes the lock afterwards, and whoever asks has waited for that.
+        self.moves.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether one has come since [`Hub::look_out`], or nobody looks.
+    pub(super) fn has_moved(&self) -> bool {
+        // ORDERING: Relaxed, see `moved`.
+        self.moves.load(Ordering::Relaxed)
+    }
+
+    /// A table was emptied.
+    pub(super) fn cleared(&self) {
+        // ORDERING: Relaxed, see `moved`.
+        self.clears.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether one was since [`Hub::look_out`], or nobody looks.
+    pub(super) fn has_cleared(&self) -> bool {
+        // ORDERING: Relaxed, see `moved`.
+        self.clears.load(Ordering::Relaxed)
+    }
+
+    /// The newest whole snapshot of the journal with nothing missing behind it, if there is one.
+    pub(super) fn snapshot(&self) -> Option<Snapshot> {
+        self.lock().snapshot
+    }
+
+    /// There is another one, or none.
+    pub(super) fn set_snapshot(&self, snapshot: Option<Snapshot>) {
+        self.lock().snapshot = snapshot;
     }
 
     /// The capture has ended; the first reason counts.

@@ -4,6 +4,7 @@
 //!                       ┌─▶ ring ─▶ follower ─▶ the tail of a pipeline that keeps up
 //! source's tail ─▶ capture
 //!                       └─▶ scribe ─▶ journal ─▶ follower ─▶ … of one that is behind
+//! source's store ─▶ snapshot ─┘
 //! ```
 //!
 //! [`Relay::source`] is again a [`Source`], with the positions of the one behind it: a lost journal costs a re-read or a gap,
@@ -18,6 +19,9 @@ mod hub;
 mod releases;
 mod ring;
 mod scribe;
+mod snapshot;
+#[cfg(test)]
+mod snapshot_tests;
 #[cfg(test)]
 mod tests;
 mod trail;
@@ -25,7 +29,7 @@ mod trail;
 use std::convert::Infallible;
 use std::sync::{Arc, OnceLock};
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, Sender};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
@@ -33,8 +37,10 @@ use self::follower::{Follower, Journal};
 use self::hub::Hub;
 pub use self::releases::Ack;
 use self::releases::Releases;
-use self::scribe::Scribe;
-use super::{Disk, Keys, Options, Retention, Writer};
+use self::scribe::{Order, Scribe};
+pub use self::snapshot::Snapshots;
+use self::snapshot::Taker;
+use super::{Disk, Keys, Options, Retention, Snapshot, Writer, unbroken};
 use crate::error::{Error, Fault, Result};
 use crate::model::{Batch, Checkpoint, Micros, PartitionId, Position, Steps};
 use crate::pool::Pool;
@@ -58,6 +64,8 @@ pub struct Wanted {
     pub keys: Keys,
     /// How much of the journal is kept.
     pub retention: Retention,
+    /// What keeps fresh snapshots in it, if anything does.
+    pub snapshots: Option<Snapshots>,
     /// The time, in microseconds since 1970.
     pub now: fn() -> Micros,
 }
@@ -70,10 +78,18 @@ pub struct Relay {
     disk: OnceLock<Arc<dyn Disk>>,
 }
 
+/// A journal that was opened: where it ends, and the newest snapshot in it with nothing missing behind it.
+struct Opened {
+    writer: Writer,
+    reached: Checkpoint,
+    snapshot: Option<Snapshot>,
+}
+
 /// A capture that is under way.
 struct Running {
     hub: Arc<Hub>,
     capture: JoinHandle<()>,
+    snapshots: Option<JoinHandle<()>>,
     written: Receiver<Result<Writer>>,
 }
 
@@ -81,6 +97,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.hub.desert();
         self.capture.abort();
+        self.snapshots.iter().for_each(JoinHandle::abort);
     }
 }
 
@@ -146,11 +163,17 @@ impl Relay {
         Ok(Arc::clone(self.disk.get_or_init(|| disk)))
     }
 
-    /// Opens the journal; gives where it ends, too.
-    async fn open(&self) -> Result<(Writer, Checkpoint)> {
-        let (disk, options) = (self.disk()?, (self.wanted.options)());
-        let opened = tokio::task::spawn_blocking(move || Writer::open(disk, options)).await;
-        let (writer, found) = opened.map_err(|_| Error::bug("open the journal: it has panicked"))??;
+    /// Opens the journal; gives where it ends, too, and the newest snapshot in it with nothing missing behind it.
+    async fn open(&self) -> Result<Opened> {
+        let (disk, options, keys) = (self.disk()?, (self.wanted.options)(), self.wanted.keys.clone());
+        let opened = tokio::task::spawn_blocking(move || {
+            let (writer, found) = Writer::open(Arc::clone(&disk), options)?;
+            let newest = found.snapshots.last().copied();
+            let snapshot = newest.filter(|newest| unbroken(&disk, &keys, newest.began).unwrap_or(false));
+            Ok((writer, found, snapshot))
+        });
+        let opened = opened.await.map_err(|_| Error::bug("open the journal: it has panicked"))?;
+        let (writer, found, snapshot) = opened?;
         if let Some(cut) = found.cut {
             tracing::warn!(
                 segment = cut.segment,
@@ -164,16 +187,17 @@ impl Relay {
                 "the journal is damaged at its end; that is cut off, and read again from the source if it has it"
             );
         }
-        Ok((writer, found.reached))
+        Ok(Opened { writer, reached: found.reached, snapshot })
     }
 
     /// Captures from a place on at which the journal ends.
-    async fn begin(&self, writer: Writer, from: &Checkpoint) -> Result<Running> {
+    async fn begin(&self, writer: Writer, snapshot: Option<Snapshot>, from: &Checkpoint) -> Result<Running> {
         let pool = Pool::for_memory(self.wanted.memory);
         let tail = self.source.tail(from, &pool).await?;
         let names = self.wanted.names.iter().map(String::as_str);
         let releases = Releases::new(self.wanted.ack, names, writer.reached());
         let hub = Hub::new(pool.count() / 2, writer.durable(), &writer.reached(), releases);
+        hub.set_snapshot(snapshot);
         let (orders, to_write) = crossbeam_channel::unbounded();
         let (done, written) = crossbeam_channel::bounded(1);
         let scribe = Scribe {
@@ -185,10 +209,27 @@ impl Relay {
             done,
             retention: self.wanted.retention,
             now: self.wanted.now,
+            told: Vec::new(),
+            unseen: 0,
         };
         scribe.start().map_err(|error| Error::transient("start the journal's thread").because(error))?;
+        let snapshots = self.taker(&hub, &orders).map(|taker| tokio::spawn(snapshot::run(taker)));
         let capture = tokio::spawn(capture::run(Arc::clone(&self.source), tail, Arc::clone(&hub), orders));
-        Ok(Running { hub, capture, written })
+        Ok(Running { hub, capture, snapshots, written })
+    }
+
+    /// Who takes snapshots beside a capture.
+    fn taker(&self, hub: &Arc<Hub>, orders: &Sender<Order>) -> Option<Taker> {
+        let wanted = self.wanted.snapshots.as_ref()?;
+        Some(Taker {
+            name: self.wanted.name.clone(),
+            source: Arc::clone(&self.source),
+            store: Arc::clone(&wanted.store),
+            every: Micros::try_from(wanted.every.as_micros()).unwrap_or(Micros::MAX),
+            hub: Arc::clone(hub),
+            orders: orders.clone(),
+            now: self.wanted.now,
+        })
     }
 
     /// Makes sure that a capture is under way: from where the journal ends, or else from `from`, or from a new pin.
@@ -199,12 +240,12 @@ impl Relay {
         {
             return Ok(Arc::clone(&running.hub));
         }
-        let (mut writer, reached) = self.open().await?;
+        let Opened { mut writer, reached, mut snapshot } = self.open().await?;
         let known = !reached.is_empty();
         if known {
             // A sink is never ahead of its journal, unless that has lost its end; the sink's own place is then the better one.
             let why = match from.is_none_or(|from| reached.covers(from)) {
-                true => match self.begin(writer, &reached).await {
+                true => match self.begin(writer, snapshot, &reached).await {
                     Ok(begun) => return Ok(Arc::clone(&running.insert(begun).hub)),
                     Err(error) if error.fault() == Fault::PositionLost => error.to_string(),
                     Err(error) => return Err(error),
@@ -212,15 +253,17 @@ impl Relay {
                 false => "the journal ends before a sink".to_owned(),
             };
             tracing::error!(why, "a gap in the journal: what was captured before cannot be gone on from");
-            writer = self.open().await?.0;
+            writer = self.open().await?.writer;
             let partitions: Vec<PartitionId> = reached.iter().map(|(partition, _)| partition.clone()).collect();
             writer.gap(&partitions, &why, (self.wanted.now)())?;
+            // From what lies before it nothing can be restored that lies behind it.
+            snapshot = None;
         }
         let from = match from {
             Some(from) => from.clone(),
             None => self.source_pin(again || known).await?,
         };
-        let begun = self.begin(self.standing(writer, &from).await?, &from).await?;
+        let begun = self.begin(self.standing(writer, &from).await?, snapshot, &from).await?;
         Ok(Arc::clone(&running.insert(begun).hub))
     }
 

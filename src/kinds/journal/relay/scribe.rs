@@ -2,18 +2,20 @@
 //!
 //! Everything that waits is written with one fsync. A full disk only makes it wait: what it was given stays with it, the ring
 //! drops nothing, the source's credits run out, and so reading pauses. Any other failure of the disk ends it, and with it
-//! the capture.
+//! the capture. Pages of a snapshot come the same way, one at a time, and share the fsync of the changes around them, so
+//! that a snapshot costs a change no wait of its own.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use metrics::gauge;
+use tokio::sync::oneshot;
 
 use super::hub::Hub;
-use crate::error::{Fault, Result};
-use crate::kinds::journal::{Cursor, Disk, Held, Holder, Retention, Writer};
-use crate::model::{Batch, Checkpoint, Micros};
+use crate::error::{Error, Fault, Result};
+use crate::kinds::journal::{Cursor, Disk, Held, Holder, Retained, Retention, Writer};
+use crate::model::{Batch, Checkpoint, Micros, Op};
 use crate::telemetry::names;
 
 /// LIMIT: how often a full disk is tried again.
@@ -23,8 +25,31 @@ const FULL_PAUSE: Duration = Duration::from_secs(1);
 /// after a restart.
 const TIDY_EVERY: Duration = Duration::from_secs(5);
 
-/// A batch that is to be written, with its number.
-pub(super) type Order = (u64, Arc<Batch>);
+/// LIMIT: part of `max_bytes` that a snapshot leaves to the changes that come while it is taken.
+const SPARE: u64 = 8;
+/// LIMIT: bytes of pages after which it is looked again; little beside the smallest `max_bytes`.
+const ROOM_EVERY: u64 = 4 << 20;
+
+/// What is to be written.
+pub(super) enum Order {
+    /// A batch of the tail, with its number.
+    Batch(u64, Arc<Batch>),
+    /// A step of a snapshot. The answer comes once it is durable: the snapshot's number.
+    Step(Step, Answer),
+}
+
+/// Who waits for a step.
+pub(super) type Answer = oneshot::Sender<Result<u64>>;
+
+/// A step of a snapshot.
+pub(super) enum Step {
+    /// It begins with this head, and will take about so many bytes.
+    Begin(Checkpoint, u64),
+    /// A page of the snapshot with this number.
+    Page(u64, Batch),
+    /// It ends with this head; whole, or given up.
+    End(u64, Checkpoint, bool),
+}
 
 /// One thread that writes until its orders end or the disk fails.
 pub(super) struct Scribe {
@@ -37,6 +62,10 @@ pub(super) struct Scribe {
     pub(super) done: Sender<Result<Writer>>,
     pub(super) retention: Retention,
     pub(super) now: fn() -> Micros,
+    /// Who was said to keep more than the limits allow.
+    pub(super) told: Vec<Held>,
+    /// Bytes of pages since it was looked whether there is room for them.
+    pub(super) unseen: u64,
 }
 
 fn who(held: &Held) -> String {
@@ -70,7 +99,8 @@ impl Scribe {
     }
 
     fn run(mut self) -> Result<Writer> {
-        let mut tidied = Instant::now();
+        let (mut tidied, mut last) = (Instant::now(), 0);
+        self.show();
         loop {
             if tidied.elapsed() >= TIDY_EVERY {
                 self.tidy()?;
@@ -82,21 +112,30 @@ impl Scribe {
                 Err(RecvTimeoutError::Disconnected) => return Ok(self.writer),
             };
             // Whatever has come meanwhile shares one fsync.
-            let (mut last, mut closed) = (0, Checkpoint::default());
-            for (number, batch) in std::iter::once(first).chain(self.orders.clone().try_iter()) {
-                self.append(&batch)?;
-                last = number;
-                if !batch.marks().is_empty() {
-                    closed.advance(&batch.partition, batch.upto());
+            let (mut closed, mut answers) = (Checkpoint::default(), Vec::new());
+            for order in std::iter::once(first).chain(self.orders.clone().try_iter()) {
+                match order {
+                    Order::Batch(number, batch) => {
+                        self.append(&batch)?;
+                        last = number;
+                        if !batch.marks().is_empty() {
+                            closed.advance(&batch.partition, batch.upto());
+                        }
+                    }
+                    Order::Step(step, answer) => answers.push((self.step(&step)?, answer)),
                 }
             }
             self.flush()?;
             self.hub.settle(last, self.writer.durable(), &self.writer.reached(), &closed);
+            for (done, answer) in answers {
+                // Whoever asked may have gone, as the capture did.
+                drop(answer.send(done));
+            }
         }
     }
 
     /// Writes down what each sink still needs, and removes what nobody does. A disk that is full is no reason to stop.
-    fn tidy(&self) -> Result<()> {
+    fn tidy(&mut self) -> Result<()> {
         let now = (self.now)();
         for (name, sequence) in self.hub.needs() {
             let known = Cursor::of(&*self.disk, &name)?;
@@ -105,18 +144,101 @@ impl Scribe {
             }
         }
         let Some(done) = pass_full(self.writer.retain(&self.retention, now))? else { return Ok(()) };
-        for held in &done.held {
+        self.tell(&done);
+        gauge!(names::JOURNAL_BYTES, "journal" => self.name.clone()).set(done.bytes as f64);
+        if self.hub.snapshot().is_some_and(|snapshot| snapshot.began < done.oldest) {
+            self.hub.set_snapshot(None);
+        }
+        self.show();
+        Ok(())
+    }
+
+    /// Says who keeps what should go, once for each, and who was not waited for.
+    fn tell(&mut self, done: &Retained) {
+        for held in done.held.iter().filter(|held| self.told.iter().all(|told| told.by != held.by)) {
             tracing::warn!(by = %who(held), bytes = done.bytes, "the journal keeps more than it should, because it is needed");
         }
+        self.told.clone_from(&done.held);
         for outrun in &done.outrun {
-            tracing::error!(by = %who(outrun), "the journal is at max_bytes and lets go of what is still needed: a gap, healed by difference");
+            match &outrun.by {
+                Holder::Reader(_) => tracing::error!(
+                    by = %who(outrun),
+                    "the journal is at max_bytes and lets go of what is still needed: a gap, healed by difference"
+                ),
+                Holder::Snapshot(_) => tracing::error!(
+                    by = %who(outrun),
+                    "the journal is at max_bytes and lets go of a snapshot: not every instant within `retain` can be \
+                     restored any more"
+                ),
+            }
         }
-        gauge!(names::JOURNAL_BYTES, "journal" => self.name.clone()).set(done.bytes as f64);
-        Ok(())
+    }
+
+    /// Shows when the last whole snapshot ended.
+    fn show(&self) {
+        let ended = self.hub.snapshot().map_or(f64::NAN, |snapshot| snapshot.ended_at as f64 / 1e6);
+        gauge!(names::JOURNAL_SNAPSHOT, "journal" => self.name.clone()).set(ended);
+    }
+
+    /// Takes a step of a snapshot; when as much waits as may, makes that durable first. The inner error is for whoever asked,
+    /// the outer one ends the journal.
+    fn step(&mut self, step: &Step) -> Result<Result<u64>> {
+        let done = match self.try_step(step) {
+            Err(error) if error.fault() == Fault::Transient => {
+                self.flush()?;
+                self.try_step(step)
+            }
+            done => done,
+        };
+        Ok(done)
+    }
+
+    fn try_step(&mut self, step: &Step) -> Result<u64> {
+        let now = (self.now)();
+        match step {
+            Step::Begin(head, bytes) => {
+                self.room(*bytes)?;
+                self.writer.begin_snapshot(head, now)
+            }
+            Step::Page(snapshot, batch) => {
+                self.unseen += batch.bytes() as u64;
+                if self.unseen >= ROOM_EVERY {
+                    self.room(0)?;
+                    self.unseen = 0;
+                }
+                self.writer.append_page(*snapshot, batch, now).map(|_| *snapshot)
+            }
+            Step::End(snapshot, head, whole) => {
+                self.writer.end_snapshot(*snapshot, head, *whole, now)?;
+                if *whole {
+                    self.hub.set_snapshot(self.writer.snapshots().last().copied());
+                    self.show();
+                }
+                Ok(*snapshot)
+            }
+        }
+    }
+
+    /// Whether a snapshot may take so many bytes more: it costs no sink what it needs, nor the snapshot before it.
+    fn room(&self, bytes: u64) -> Result<()> {
+        let limit = self.retention.bytes;
+        if self.writer.room(&self.retention)?.saturating_sub(limit / SPARE) > bytes {
+            return Ok(());
+        }
+        Err(Error::config(format!(
+            "the journal may take {} MiB, and what is needed of it leaves no room for a snapshot; set a larger `max_bytes`",
+            limit >> 20
+        )))
     }
 
     /// Takes a batch; when as much waits as may, makes that durable first.
     fn append(&mut self, batch: &Batch) -> Result<()> {
+        if !self.hub.has_moved() && batch.rows().any(|row| row.op == Op::Patch && row.from.is_some()) {
+            self.hub.moved();
+        }
+        if !self.hub.has_cleared() && batch.rows().any(|row| row.op == Op::Clear) {
+            self.hub.cleared();
+        }
         loop {
             match self.writer.append(batch, (self.now)()) {
                 Err(error) if error.fault() == Fault::Transient => self.flush()?,

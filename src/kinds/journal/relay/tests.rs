@@ -1,5 +1,6 @@
 //! The relay between a scripted source and followers, on a disk in memory.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,40 +12,44 @@ use crate::model::{Op, Table};
 
 /// A source of numbered transactions: number `n` puts `value-n` under the key `n % 7` of one partition.
 #[derive(Clone)]
-struct Numbers(Arc<Inner>);
+pub(super) struct Numbers(Arc<Inner>);
 
-struct Inner {
+pub(super) struct Inner {
     state: Mutex<State>,
     head: watch::Sender<u64>,
 }
 
 #[derive(Default)]
-struct State {
+pub(super) struct State {
     /// What it was told to forget.
     released: u64,
     /// What it forgot by itself.
-    lost: u64,
+    pub(super) lost: u64,
     /// Where tails were opened.
     opened: Vec<u64>,
     failing: bool,
     strained: bool,
+    /// Numbers of patches that take the rest of their row from another key.
+    pub(super) moves: BTreeSet<u64>,
+    /// Numbers that empty the table instead.
+    pub(super) clears: BTreeSet<u64>,
 }
 
-const LONG: Duration = Duration::from_secs(20);
+pub(super) const LONG: Duration = Duration::from_secs(20);
 
-fn partition() -> PartitionId {
+pub(super) fn partition() -> PartitionId {
     PartitionId::new("numbers/1")
 }
 
-fn position(number: u64) -> Position {
+pub(super) fn position(number: u64) -> Position {
     Position::at(format!("{number:08}"))
 }
 
-fn at(number: u64) -> Checkpoint {
+pub(super) fn at(number: u64) -> Checkpoint {
     [(partition(), position(number))].into_iter().collect()
 }
 
-fn number(checkpoint: &Checkpoint) -> u64 {
+pub(super) fn number(checkpoint: &Checkpoint) -> u64 {
     match checkpoint.get(&partition()) {
         Position::At { at, .. } => std::str::from_utf8(at).unwrap().parse().unwrap(),
         _ => 0,
@@ -52,15 +57,15 @@ fn number(checkpoint: &Checkpoint) -> u64 {
 }
 
 impl Numbers {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(Arc::new(Inner { state: Mutex::default(), head: watch::Sender::new(0) }))
     }
 
-    fn write(&self, count: u64) {
+    pub(super) fn write(&self, count: u64) {
         self.0.head.send_modify(|head| *head += count);
     }
 
-    fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
+    pub(super) fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
         let done = act(&mut self.0.state.lock().unwrap());
         self.0.head.send_modify(|_| {});
         done
@@ -117,7 +122,15 @@ impl Tail for Counting {
             let table = batch.table(&Arc::new(Table::default()));
             self.at += 1;
             let (key, value) = (format!("{}", self.at % 7), format!("value-{}", self.at));
-            batch.push(Op::Put, false, table, key.as_bytes(), value.as_bytes(), 1);
+            let at = self.at;
+            let (moves, clears) = self.numbers.with(|state| (state.moves.contains(&at), state.clears.contains(&at)));
+            match (moves, clears) {
+                (true, _) => {
+                    batch.push_moved(Op::Patch, false, table, key.as_bytes(), value.as_bytes(), Some(b"old"), 1)
+                }
+                (_, true) => batch.push(Op::Clear, false, table, b"", b"", 1),
+                _ => batch.push(Op::Put, false, table, key.as_bytes(), value.as_bytes(), 1),
+            }
             batch.mark(position(self.at));
             Ok(batch)
         })
@@ -131,8 +144,12 @@ impl Tail for Counting {
 }
 
 fn relay(source: &Numbers, disk: &Faulty, ack: Ack, names: &[&str]) -> Arc<Relay> {
+    Relay::new(Arc::new(source.clone()), wanted(disk, ack, names))
+}
+
+pub(super) fn wanted(disk: &Faulty, ack: Ack, names: &[&str]) -> Wanted {
     let disk: Arc<dyn Disk> = Arc::new(disk.clone());
-    let wanted = Wanted {
+    Wanted {
         name: "numbers".into(),
         names: names.iter().map(|name| (*name).to_owned()).collect(),
         ack,
@@ -141,17 +158,17 @@ fn relay(source: &Numbers, disk: &Faulty, ack: Ack, names: &[&str]) -> Arc<Relay
         options: Box::new(|| Options::new("numbers")),
         keys: Keys::default(),
         retention: Retention { bytes: u64::MAX, age: 1_000_000, outrun: true },
+        snapshots: None,
         now: || 1,
-    };
-    Relay::new(Arc::new(source.clone()), wanted)
+    }
 }
 
-fn pool() -> Pool {
+pub(super) fn pool() -> Pool {
     Pool::new(4, 64 << 10)
 }
 
 /// Takes from a tail until it has given the change `upto`; every change is the one that has to come.
-async fn take(tail: &mut dyn Tail, mut from: u64, upto: u64) {
+pub(super) async fn take(tail: &mut dyn Tail, mut from: u64, upto: u64) {
     while from < upto {
         let batch = tokio::time::timeout(LONG, tail.next()).await.expect("it goes on").unwrap();
         for row in batch.rows() {
@@ -164,7 +181,7 @@ async fn take(tail: &mut dyn Tail, mut from: u64, upto: u64) {
     assert_eq!(from, upto);
 }
 
-async fn until(what: &str, mut is: impl FnMut() -> bool) {
+pub(super) async fn until(what: &str, mut is: impl FnMut() -> bool) {
     let waited = tokio::time::timeout(LONG, async {
         while !is() {
             tokio::time::sleep(Duration::from_millis(2)).await;
