@@ -173,9 +173,7 @@ pub(super) fn read(pipeline: &Section<'_>, side: &'static str) -> Result<Endpoin
         "etcd" => etcd::read(keys, side),
         other => match LATER.iter().find(|(name, _)| *name == other) {
             Some((name, known)) => later(keys, name, known),
-            None => {
-                Err(keys.wrong("type", format!("is not a type of store that driftless knows; it must be {TYPES}")))
-            }
+            None => Err(keys.wrong("type", format!("is not a type of store that driftless knows; it must be {TYPES}"))),
         },
     }
 }
@@ -237,10 +235,8 @@ fn later(keys: Section<'_>, name: &str, known: &[&'static str]) -> Result<Endpoi
         keys.accept(&["table"]);
         keys.context.note(keys.line_of("table"), "`table` is read as `table_name`, which is Teleport's name for it");
     }
-    let refused = keys.wrong(
-        "type",
-        format!("is {name}, which this version of driftless cannot replicate; it must be {TYPES}"),
-    );
+    let refused =
+        keys.wrong("type", format!("is {name}, which this version of driftless cannot replicate; it must be {TYPES}"));
     keys.finish()?;
     Err(refused)
 }

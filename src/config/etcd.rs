@@ -213,7 +213,9 @@ mod tests {
         ] {
             assert_eq!(address(text), wanted, "{text}");
         }
-        for (host, here) in [("127.0.0.1", true), ("[::1]", true), ("localhost", true), ("10.0.0.1", false), ("a", false)] {
+        for (host, here) in
+            [("127.0.0.1", true), ("[::1]", true), ("localhost", true), ("10.0.0.1", false), ("a", false)]
+        {
             assert_eq!(is_here(host), here, "{host}");
         }
     }

@@ -144,7 +144,9 @@ fn scope(pipeline: &Pipeline, source: Kind, sink: Kind) -> Scope {
     let place = match &pipeline.dst {
         crate::config::Endpoint::Etcd(keys) => match (&keys.prefix, &pipeline.src) {
             (Some(prefix), _) => format!(", under {prefix:?}"),
-            (None, crate::config::Endpoint::Etcd(src)) => format!(", under {:?}", src.prefix.as_deref().unwrap_or_default()),
+            (None, crate::config::Endpoint::Etcd(src)) => {
+                format!(", under {:?}", src.prefix.as_deref().unwrap_or_default())
+            }
             (None, _) => String::new(),
         },
         _ => String::new(),
@@ -194,10 +196,11 @@ mod tests {
         assert_ne!(scope_of("").extent, scope.extent);
         let etcd = |yaml: &str| {
             let config = config::parse("clone.yaml", yaml, &Nothing).unwrap();
-            scope(&config.pipelines[0], Kind::Etcd, Kind::Etcd)
+            super::scope(&config.pipelines[0], Kind::Etcd, Kind::Etcd)
         };
         let raw = "layout: raw, peers: ['localhost:";
-        let moved = etcd(&format!("src: {{type: etcd, {raw}1'], prefix: /a/}}\ndst: {{type: etcd, {raw}2'], prefix: b}}\n"));
+        let moved =
+            etcd(&format!("src: {{type: etcd, {raw}1'], prefix: /a/}}\ndst: {{type: etcd, {raw}2'], prefix: b}}\n"));
         assert_eq!((&moved.layout[..], &moved.extent[..]), ("raw etcd etcd, under \"b\"", "prefix \"/a/\""));
         let same = etcd(&format!("src: {{type: etcd, {raw}1'], prefix: /a/}}\ndst: {{type: etcd, {raw}2']}}\n"));
         assert_eq!(same.layout, "raw etcd etcd, under \"/a/\"");

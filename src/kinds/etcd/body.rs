@@ -172,7 +172,8 @@ mod tests {
             assert_eq!(body.revision, 0);
             body.expires.unwrap()
         };
-        for (nanos, micros) in [(1_000, 1), (1_001, 2), (0, 0), (-1, 0), (i128::MAX / 2, NEVER - 1), (i128::MIN / 2, 0)] {
+        for (nanos, micros) in [(1_000, 1), (1_001, 2), (0, 0), (-1, 0), (i128::MAX / 2, NEVER - 1), (i128::MIN / 2, 0)]
+        {
             assert_eq!(carried(nanos), micros);
         }
     }

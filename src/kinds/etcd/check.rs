@@ -76,7 +76,9 @@ fn of_member(peer: &str, live: &Live, role: Role, found: &mut Vec<Finding>) {
         }
     }
     // A member says which alarms there are, and of whom; each is a fixed word.
-    for (word, what) in [("NOSPACE", "takes no writes: its quota is used up"), ("CORRUPT", "says that its data is damaged")] {
+    for (word, what) in
+        [("NOSPACE", "takes no writes: its quota is used up"), ("CORRUPT", "says that its data is damaged")]
+    {
         if live.complaints.iter().any(|complaint| complaint.contains(word)) {
             found.push(Finding::new(Level::Error, format!("{peer} {what}"), "see `etcdctl alarm list`"));
         }

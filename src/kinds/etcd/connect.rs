@@ -187,7 +187,9 @@ impl Cluster {
         };
         let version = Version::parse(status.version()).unwrap_or_default();
         if version < OLDEST {
-            return Err(Error::config(format!("{attempt}: it is version {version}, and {OLDEST} is the oldest that can be used")));
+            return Err(Error::config(format!(
+                "{attempt}: it is version {version}, and {OLDEST} is the oldest that can be used"
+            )));
         }
         if status.leader() == 0 || status.is_learner() {
             return Err(Error::transient(format!("{attempt}: the member knows no leader, or is still learning")));

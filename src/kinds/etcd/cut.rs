@@ -56,11 +56,7 @@ where
 }
 
 /// The branches of a branch, by the byte behind what its keys have in common, in order.
-async fn branches<F>(
-    whole: Branch,
-    left: &mut usize,
-    ask: &impl Fn(Vec<u8>, Vec<u8>) -> F,
-) -> Result<Vec<Branch>>
+async fn branches<F>(whole: Branch, left: &mut usize, ask: &impl Fn(Vec<u8>, Vec<u8>) -> F) -> Result<Vec<Branch>>
 where
     F: Future<Output = Result<(u64, Option<Vec<u8>>)>>,
 {
@@ -120,7 +116,8 @@ mod tests {
 
     #[test]
     fn parts_are_of_similar_size_and_few_questions_are_asked() {
-        let nodes = (0..20_000u32).map(|n| format!("/t//nodes/default/{:08x}", n.wrapping_mul(2_654_435_761)).into_bytes());
+        let nodes =
+            (0..20_000u32).map(|n| format!("/t//nodes/default/{:08x}", n.wrapping_mul(2_654_435_761)).into_bytes());
         let rest = (0..5_000).map(|n| format!("/t//web/users/user-{n}/pwd").into_bytes());
         let keys: BTreeSet<_> = nodes.chain(rest).collect();
         for parts in [2, 4, 16, 64] {

@@ -142,7 +142,9 @@ pub fn fault(attempt: &str, error: &ClientError) -> Error {
         Cause::Denied => {
             (Fault::Config, "the user may not do that; grant the role the prefix (and, to write, /driftless/ too)")
         }
-        Cause::Certificate => (Fault::Config, "a certificate is refused; see tls_ca_file, tls_cert_file and tls_key_file"),
+        Cause::Certificate => {
+            (Fault::Config, "a certificate is refused; see tls_ca_file, tls_cert_file and tls_key_file")
+        }
         Cause::NoLease => (Fault::Transient, "the lease is gone"),
         Cause::Damaged => (Fault::Corrupt, "the cluster says that its data is damaged"),
         Cause::Away => (Fault::Transient, "the cluster does not answer, or not now"),
@@ -196,7 +198,12 @@ mod tests {
     fn the_servers_sentences_are_told_apart() {
         use Cause::*;
         for (code, text, wanted, reaction) in [
-            (Code::OutOfRange, "etcdserver: mvcc: required revision has been compacted", Compacted, Fault::PositionLost),
+            (
+                Code::OutOfRange,
+                "etcdserver: mvcc: required revision has been compacted",
+                Compacted,
+                Fault::PositionLost,
+            ),
             (Code::OutOfRange, "etcdserver: mvcc: required revision is a future revision", Future, Fault::PositionLost),
             (Code::InvalidArgument, "etcdserver: too many operations in txn request", TooManyOps, Fault::Rejected),
             (Code::InvalidArgument, "etcdserver: request is too large", RequestTooLarge, Fault::Rejected),
@@ -241,7 +248,10 @@ mod tests {
     #[test]
     fn only_sentences_that_cannot_hold_a_secret_are_shown() {
         let said = fault("scan", &status(Code::PermissionDenied, "etcdserver: permission denied")).to_string();
-        assert!(said.starts_with("scan: the user may not") && said.ends_with("etcdserver: permission denied"), "{said}");
+        assert!(
+            said.starts_with("scan: the user may not") && said.ends_with("etcdserver: permission denied"),
+            "{said}"
+        );
         for error in [
             status(Code::Internal, "frame with planted-1"),
             ClientError::InvalidArgs("planted-1".into()),

@@ -135,7 +135,8 @@ fn make_room(known: &mut HashMap<i64, Known>) {
 }
 
 fn wall() -> Result<Micros> {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|since| Micros::try_from(since.as_micros()).ok());
+    let since =
+        SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|since| Micros::try_from(since.as_micros()).ok());
     since.ok_or_else(|| Error::config("ask when a lease ends: the clock of this machine is wrong"))
 }
 

@@ -89,7 +89,8 @@ impl Reader {
     /// How many stored keys lie from `from` to `end`, and the first of them.
     pub(super) async fn count(&self, from: Vec<u8>, end: Vec<u8>) -> Result<(u64, Option<Vec<u8>>)> {
         let options = self.options().with_keys_only().with_limit(1).with_range(end);
-        let mut answer = self.get_once("count keys", &from, &options).await?.map_err(|e| self.failed("count keys", &e))?;
+        let mut answer =
+            self.get_once("count keys", &from, &options).await?.map_err(|e| self.failed("count keys", &e))?;
         let count = u64::try_from(answer.count()).unwrap_or_default();
         Ok((count, answer.0.kvs.pop().map(|row| row.key)))
     }

@@ -36,7 +36,9 @@ impl Source for EtcdSource {
 
     fn tail<'a>(&'a self, _: &'a Checkpoint, _: &'a Pool) -> Fut<'a, Box<dyn Tail>> {
         Box::pin(async {
-            Err(Error::config("follow an etcd cluster: this build can copy one with `clone`, and compare it with `verify`"))
+            Err(Error::config(
+                "follow an etcd cluster: this build can copy one with `clone`, and compare it with `verify`",
+            ))
         })
     }
 }

@@ -38,7 +38,9 @@ impl EtcdStore {
         let ask = |from, end| self.reader.count(from, end);
         let stored = cuts(whole, depth, count.clamp(1, MAX_RANGES), ask).await?;
         let mut bounds = vec![Vec::new()];
-        bounds.extend(stored.iter().filter_map(|stored| keys.key(stored)).filter(|key| !key.is_empty()).map(<[u8]>::to_vec));
+        bounds.extend(
+            stored.iter().filter_map(|stored| keys.key(stored)).filter(|key| !key.is_empty()).map(<[u8]>::to_vec),
+        );
         let ends = bounds.iter().skip(1).cloned().chain([Vec::new()]);
         let range = |(from, to): (&Vec<u8>, Vec<u8>)| self.named(format!("{}..{}", hex(from), hex(&to)));
         Ok(bounds.iter().zip(ends).map(range).collect())
@@ -51,9 +53,7 @@ impl EtcdStore {
     async fn fill(&self, range: &Range, after: &Position, mut batch: Batch, fill_bytes: usize) -> Result<Batch> {
         let keys = &self.reader.keys;
         let (from, to) = bounds(&range.name)?;
-        let after = after
-            .boundary()
-            .ok_or_else(|| Error::bug("scan keys: nothing follows the end of a range"))?;
+        let after = after.boundary().ok_or_else(|| Error::bug("scan keys: nothing follows the end of a range"))?;
         let mut next = keys.first(&from);
         // A place before the range is its beginning; an empty key is no place.
         if !after.is_empty() && *after >= *from {

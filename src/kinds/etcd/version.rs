@@ -64,7 +64,10 @@ const PROGRESS: &[(u16, u16)] = &[(4, 25), (5, 8)];
 const DEFECTS: &[(&[(u16, u16)], &str)] = &[
     (PROGRESS, "a progress notification may run ahead of the events"),
     (&[(4, 25), (5, 8)], "a watch may see old events again after its member was away"),
-    (&[(4, 31), (5, 13)], "a watch that is slow may lose events at a compaction, and a quiet one is not told of progress"),
+    (
+        &[(4, 31), (5, 13)],
+        "a watch that is slow may lose events at a compaction, and a quiet one is not told of progress",
+    ),
     (&[(4, 33), (5, 15)], "a watch may lose a delete that is compacted at once"),
     (&[(4, 36), (5, 18)], "a watch that begins where the history is compacted may miss a delete"),
 ];
@@ -107,7 +110,9 @@ mod tests {
 
     #[test]
     fn each_release_has_the_defects_that_were_fixed_after_it() {
-        for (version, count) in [("3.4.23", 5), ("3.4.25", 3), ("3.4.36", 0), ("3.5.12", 3), ("3.5.17", 1), ("3.6.16", 0)] {
+        for (version, count) in
+            [("3.4.23", 5), ("3.4.25", 3), ("3.4.36", 0), ("3.5.12", 3), ("3.5.17", 1), ("3.6.16", 0)]
+        {
             assert_eq!(of(version).defects().count(), count, "{version}");
         }
     }

@@ -1,6 +1,7 @@
 //! The kind etcd against real servers of both versions.
 
 mod connecting;
+mod contracts;
 mod copying;
 mod reading;
 
@@ -81,4 +82,3 @@ async fn get(store: &dyn Store, keys: &[&[u8]]) -> Vec<Row> {
 fn keys(rows: &[Row]) -> Vec<String> {
     rows.iter().map(|row| String::from_utf8_lossy(&row.key).into_owned()).collect()
 }
-

@@ -37,17 +37,31 @@ async fn teleports_layout_is_read_as_it_lies_and_nothing_beside_it() {
             server.put(&key, &value);
         }
         server.put_leased(&format!("{prefix}/nodes/default/1"), &base64(b"node"), &lease);
-        let wanted = [".flags/migrated", "/a?>b/ÿ~", "/authorities/host/example.com", "/nodes/default/1", "/semaphores/lock1"];
+        let wanted =
+            [".flags/migrated", "/a?>b/ÿ~", "/authorities/host/example.com", "/nodes/default/1", "/semaphores/lock1"];
         for bytes in [1, 1 << 20] {
             let rows = scan(&store(&options(server, &prefix)), 1, bytes).await;
             assert_eq!(keys(&rows), wanted);
             assert_eq!(rows[2].value(), br#"{"kind":"cert_authority"}"#);
             assert_eq!(rows[4].value(), b"\x00\xff\x10");
-            assert_eq!(rows.iter().map(|row| row.expires().is_some()).collect::<Vec<_>>(), [false, false, false, true, false]);
+            assert_eq!(
+                rows.iter().map(|row| row.expires().is_some()).collect::<Vec<_>>(),
+                [false, false, false, true, false]
+            );
         }
         // Without the slash at the end of the prefix the same keys have one slash more.
         let rows = scan(&store(&options(server, bare)), 2, 100).await;
-        assert_eq!(keys(&rows), ["/.flags/migrated", "//a?>b/ÿ~", "//authorities/host/example.com", "//nodes/default/1", "//semaphores/lock1", "/no-slash"]);
+        assert_eq!(
+            keys(&rows),
+            [
+                "/.flags/migrated",
+                "//a?>b/ÿ~",
+                "//authorities/host/example.com",
+                "//nodes/default/1",
+                "//semaphores/lock1",
+                "/no-slash"
+            ]
+        );
         let found = get(&store(&options(server, &prefix)), &[b"/x", b"/y", b"/a?>b/\xc3\xbf~", b"/nothing"]).await;
         assert_eq!(keys(&found), ["/a?>b/ÿ~"]);
     }
@@ -57,7 +71,8 @@ async fn teleports_layout_is_read_as_it_lies_and_nothing_beside_it() {
 async fn raw_keys_are_any_bytes_under_any_prefix_and_never_ours() {
     for release in [Release::New, Release::Old] {
         let server = Etcd::start(&format!("raw-{release:?}"), release, &Setup::default());
-        let odd: [&[u8]; 8] = [b"\0", b"\0\0", b"/driftless", b"/driftless0", b"app", b"app\0x", b"app\xff", b"\xff\xff"];
+        let odd: [&[u8]; 8] =
+            [b"\0", b"\0\0", b"/driftless", b"/driftless0", b"app", b"app\0x", b"app\xff", b"\xff\xff"];
         server.write(&odd.map(|key| (key.to_vec(), Some(key.to_vec()))));
         server.put("/driftless/somebody/lane/0", "a record");
         for (ranges, bytes) in [(1, 1), (1, 1 << 20), (4, 1), (9, 200)] {
@@ -84,8 +99,10 @@ async fn every_key_is_scanned_once_through_any_number_of_ranges() {
             })
             .chain((0..40).map(|n| format!("/apps/{n:03}")))
             .collect();
-        let writes: Vec<_> =
-            wanted.iter().map(|key| (format!("{prefix}{key}").into_bytes(), base64(key.as_bytes()).into_bytes())).collect();
+        let writes: Vec<_> = wanted
+            .iter()
+            .map(|key| (format!("{prefix}{key}").into_bytes(), base64(key.as_bytes()).into_bytes()))
+            .collect();
         put_all(server, &writes);
         let reads = store(&options(server, &prefix));
         for (ranges, bytes) in [(1, 4_000), (4, 20_000), (16, 1 << 20)] {
@@ -147,7 +164,11 @@ async fn a_view_shows_one_moment_until_it_is_compacted_away() {
         put_all(&server, &all);
         let reads = store(&raw(&server, "/t/"));
         let view = reads.frozen().await.unwrap().unwrap();
-        server.write(&[(b"/t/050".to_vec(), Some(b"new".to_vec())), (b"/t/100".to_vec(), None), (b"/t/x".to_vec(), Some(vec![]))]);
+        server.write(&[
+            (b"/t/050".to_vec(), Some(b"new".to_vec())),
+            (b"/t/100".to_vec(), None),
+            (b"/t/x".to_vec(), Some(vec![])),
+        ]);
         let rows = scan(view.as_ref(), 3, 500).await;
         assert_eq!(rows.len(), 200);
         assert!(rows.iter().all(|row| row.value() == b"old"));
@@ -252,6 +273,10 @@ async fn a_prefix_without_keys_is_a_mistake_in_teleports_layout() {
         store(&raw(server, &empty)).begin().await.unwrap();
         server.put(&format!("{empty}/k"), &base64(b"v"));
         store(&options(server, &empty)).begin().await.unwrap();
-        assert!(scan(&store(&Options { lease_budget: 1, ..options(server, &etcd::prefix("none")) }), 3, 100).await.is_empty());
+        assert!(
+            scan(&store(&Options { lease_budget: 1, ..options(server, &etcd::prefix("none")) }), 3, 100)
+                .await
+                .is_empty()
+        );
     }
 }

@@ -93,6 +93,14 @@ pub fn old() -> &'static Etcd {
     SERVER.get_or_init(|| Etcd::start("old", Release::Old, &Setup::default()))
 }
 
+/// A server of the newer version that takes transactions of a thousand operations.
+pub fn wide() -> &'static Etcd {
+    static SERVER: OnceLock<Etcd> = OnceLock::new();
+    SERVER.get_or_init(|| {
+        Etcd::start("wide", Release::New, &Setup { options: &["--max-txn-ops=1000"], ..Setup::default() })
+    })
+}
+
 /// A prefix that no other test has: Teleport's, with its two slashes to come.
 pub fn prefix(hint: &str) -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);

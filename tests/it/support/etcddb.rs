@@ -114,7 +114,8 @@ pub fn assert_near(source: &Lines, sink: &Lines, revisions: bool) {
         _ => true,
     };
     let differing: Vec<_> = source.keys().chain(sink.keys()).filter(differs).take(5).collect();
-    let show = |key: &String| (source.get(key).map(|line| (&line.1, &line.2)), sink.get(key).map(|line| (&line.1, &line.2)));
+    let show =
+        |key: &String| (source.get(key).map(|line| (&line.1, &line.2)), sink.get(key).map(|line| (&line.1, &line.2)));
     assert!(
         differing.is_empty(),
         "{} items in the source, {} in the sink; these differ: {:#?}",
