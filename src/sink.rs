@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::error::Error;
 use crate::model::{Changes, Claim, Commit, LaneRecord, StreamId, StreamRecord, Table};
 use crate::source::Fut;
 
@@ -50,6 +51,14 @@ pub trait Sink: Send + Sync {
     /// Idempotent.
     fn settle<'a>(&'a self, _tables: &'a [Arc<Table>]) -> Fut<'a, ()> {
         Box::pin(async { Ok(()) })
+    }
+
+    /// Removes all that the sink remembers of a stream that is done for good, and where no other stream is remembered the
+    /// place of it too; the data stays. Only if each lane stands under the epoch that `seen` has, in one step: after a later
+    /// claim it is [`crate::error::Fault::Fenced`], and nothing is removed. Harmless when the stream is not known.
+    fn forget<'a>(&'a self, stream: &'a StreamId, _seen: &'a StreamRecord) -> Fut<'a, ()> {
+        let what = format!("forget stream {stream}: this kind of destination cannot");
+        Box::pin(async { Err(Error::config(what)) })
     }
 }
 

@@ -12,6 +12,7 @@ Examples:
   driftless run    -c clone.yaml            copy, then follow every change until stopped
   driftless status -c clone.yaml --watch    how far the replica is
   driftless verify -c clone.yaml --repair   prove that both sides are equal, and make them so
+  driftless restore -c back.yaml --at 2026-04-01T12:10:30Z   the state before a mistake, into an empty destination
 
 A configuration of `teleport backend clone` works as it is:
   src: { type: sqlite, path: /var/lib/teleport/backend }
@@ -86,6 +87,22 @@ seconds. /metrics, /livez, /readyz and /status.json are served at `listen` (127.
 The source may forget what the journal has. Goes on where the journal ends; what was missed in between is noted there. A \
 `run` of the same configuration and `capture` exclude each other.")]
     Capture(Check),
+    /// Bring a piece of the past, out of the journal, into the destination
+    #[command(after_help = "\
+Goes through the configured filters, and asks the configured source nothing. --from is where it begins: behind what was \
+committed up to a time (2026-04-01T12:10:30Z), or behind a position as `status` and `journal show` write it. The destination \
+must hold the state at --from, as `restore --at` makes it. One that was interrupted goes on when it is run again; when it \
+is done, nothing at the destination reminds of it.\n\n\
+With --json the last line is {\"event\":\"done\",\"name\":…,\"changes\":…,\"first\":…,\"last\":…,…}.")]
+    Replay(Replay),
+    /// Bring an empty destination to the state at an instant, out of the journal
+    #[command(after_help = "\
+From the newest snapshot of the journal before the instant (`journal.snapshot_every`) and the changes after it: exact to the \
+commit, the state before the first transaction that was committed later. Goes through the configured filters, and asks the \
+configured source nothing. One that was interrupted goes on when it is run again; when it is done, nothing at the \
+destination reminds of it.\n\n\
+With --json the last line is {\"event\":\"done\",\"name\":…,\"at\":…,\"items\":…,\"changes\":…,\"last\":…,…}.")]
+    Restore(Restore),
     /// Compare both sides, also while they change; exit code 4 if they differ
     #[command(after_help = "\
 Beside a running `run` the differences are judged against the changes that are still on their way, and --repair asks that \
@@ -121,6 +138,43 @@ pub struct Follow {
     /// Take the stream from its present owner at once instead of standing by
     #[arg(long)]
     pub takeover: bool,
+}
+
+/// Options of `replay`.
+#[derive(Clone, Debug, Args)]
+pub struct Replay {
+    /// Which configuration.
+    #[command(flatten)]
+    pub target: Target,
+    /// Begin behind what was committed up to this time, or behind this position
+    #[arg(long, value_name = "TIME|POSITION")]
+    pub from: String,
+    /// End with what was committed up to this time, or with this position; where the journal ends now if not given
+    #[arg(long, value_name = "TIME|POSITION")]
+    pub until: Option<String>,
+    /// How fast, by the times of the commits: 1x as it happened, 10x, max (if not given)
+    #[arg(long, value_name = "1x|10x|max")]
+    pub speed: Option<String>,
+    /// Only say what would reach the destination, by class or table; touches no destination
+    #[arg(long, conflicts_with_all = ["speed", "force"])]
+    pub dry_run: bool,
+    /// Write also to a destination that holds another cluster's authorities, or that follows the source
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// Options of `restore`.
+#[derive(Clone, Debug, Args)]
+pub struct Restore {
+    /// Which configuration.
+    #[command(flatten)]
+    pub target: Target,
+    /// The instant, or a position
+    #[arg(long, value_name = "TIME|POSITION")]
+    pub at: String,
+    /// Write over a destination that is not empty; what only it has stays there
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// Options of `verify`.

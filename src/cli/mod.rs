@@ -9,6 +9,8 @@ pub mod http;
 #[cfg(feature = "journal")]
 mod journal;
 mod keys;
+#[cfg(feature = "journal")]
+mod past;
 pub mod print;
 pub mod progress;
 #[cfg(feature = "sqlite")]
@@ -88,6 +90,14 @@ async fn run(command: &Command, printer: Printer) -> Result<Exit> {
         }
         Command::Run(options) => work::run(load(&options.target)?, options, printer).await,
         Command::Clone(options) => work::clone(load(&options.target)?, options, printer).await,
+        #[cfg(feature = "journal")]
+        Command::Replay(options) => past::replay(load(&options.target)?, options, printer).await,
+        #[cfg(feature = "journal")]
+        Command::Restore(options) => past::restore(load(&options.target)?, options, printer).await,
+        #[cfg(not(feature = "journal"))]
+        Command::Replay(_) | Command::Restore(_) => {
+            Err(Error::config("go back in time: this build of driftless was made without journals"))
+        }
         Command::Verify(options) => work::compare(load(&options.target)?, options, printer).await,
         #[cfg(feature = "journal")]
         Command::Journal(what) => journal::run(what, printer),

@@ -108,6 +108,12 @@ impl Printer {
         ))
     }
 
+    /// What a command that goes back in time did, or would do.
+    #[cfg(feature = "journal")]
+    pub fn past(self, name: &str, value: &impl Serialize, people: &str) -> Result<()> {
+        if self.json { event(name, value) } else { text(people) }
+    }
+
     /// A value for programs, or else a text for people.
     #[cfg(feature = "journal")]
     pub fn either(self, value: &impl Serialize, people: &str) -> Result<()> {

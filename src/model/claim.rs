@@ -156,6 +156,18 @@ impl StreamRecord {
         Checkpoint::meet(self.lanes.iter().map(|lane| &lane.checkpoint))
     }
 
+    /// Fails if a lane was claimed since a record was read that says `self`: `now` is what it says now.
+    ///
+    /// # Errors
+    /// Fenced.
+    pub fn refuse_if_claimed(&self, stream: &StreamId, now: &Self) -> Result<()> {
+        let epochs = |record: &Self| record.lanes.iter().map(|lane| lane.epoch).collect::<Vec<_>>();
+        if epochs(self) == epochs(now) {
+            return Ok(());
+        }
+        Err(Error::fenced(format!("forget stream {stream}: another process has claimed it")))
+    }
+
     /// What changes with each claim, commit and beat of any lane: if it stays the same, nobody is at work.
     pub fn pulse(&self) -> Pulse {
         Pulse(self.lanes.iter().map(|lane| [lane.epoch, lane.number, lane.beat]).collect())

@@ -12,6 +12,12 @@ pub mod journal;
 pub mod local;
 pub mod outcome;
 pub mod owner;
+#[cfg(feature = "journal")]
+mod past;
+#[cfg(feature = "journal")]
+pub mod replay;
+#[cfg(feature = "journal")]
+pub mod restore;
 pub mod route;
 pub mod run;
 pub mod status;

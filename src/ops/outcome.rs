@@ -1,4 +1,4 @@
-//! What `clone`, `verify`, `check` and `drop-slot` came to. Field names are stable: scripts read them.
+//! What `clone`, `verify`, `check`, `drop-slot`, `replay` and `restore` came to. Field names are stable: scripts read them.
 
 use serde::Serialize;
 
@@ -80,4 +80,59 @@ pub struct Dropped {
     pub name: String,
     /// What was done, in one sentence.
     pub what: String,
+}
+
+/// What `replay` did, or with `--dry-run` what it would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Replayed {
+    /// Pipeline whose source it was.
+    pub name: String,
+    /// Where it began, per partition.
+    pub from: String,
+    /// Where it ended, per partition.
+    pub until: String,
+    /// Changes of the source in between.
+    pub changes: u64,
+    /// When the first of them was committed; null when it is not known.
+    pub first: Option<String>,
+    /// When the last of them was.
+    pub last: Option<String>,
+}
+
+/// What would reach a destination, of one sort.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Foreseen {
+    /// The sort: a class of keys, the first part of keys that have none, or a table.
+    pub what: String,
+    /// Whole rows.
+    pub puts: u64,
+    /// Parts of rows.
+    pub patches: u64,
+    /// Removals.
+    pub deletes: u64,
+    /// Tables that are emptied.
+    pub clears: u64,
+}
+
+/// The last line of `restore --json`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Restored {
+    /// Pipeline whose source it was.
+    pub name: String,
+    /// The instant, or position, that was asked for.
+    pub at: String,
+    /// Number of the snapshot that it began with.
+    pub snapshot: u64,
+    /// When that was complete.
+    pub snapshot_ended: Option<String>,
+    /// Its items.
+    pub items: u64,
+    /// Changes of the source after it.
+    pub changes: u64,
+    /// When the last of them was committed; null when it is not known, or there was none.
+    pub last: Option<String>,
+    /// The place that was reached, per partition.
+    pub place: String,
+    /// Whether the journal holds something later than that, so that nothing up to it can be missing.
+    pub later: bool,
 }

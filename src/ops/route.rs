@@ -53,21 +53,21 @@ impl Route {
         pipeline: &Pipeline,
         through: &mut dyn FnMut(Followed) -> Result<Arc<dyn Source>>,
     ) -> Result<Self> {
-        let wanted = Wanted::new(config, pipeline);
-        if let Some(place) = one_place(wanted).map_err(|error| named(error, config, pipeline))? {
-            return Err(named(
-                Error::config(format!(
-                    "`src` and `dst` are the same database, {place}; a replica needs a place of its own"
-                )),
-                config,
-                pipeline,
-            ));
-        }
-        let side = |side| open(wanted, side).map_err(|error| named(error, config, pipeline));
-        let (mut source, mut sink) = (side(Side::Source)?, side(Side::Sink)?);
-        let whole_sink = sink.store.clone();
+        let apart = apart(config, pipeline).and_then(|()| open(Wanted::new(config, pipeline), Side::Source));
+        let mut source = apart.map_err(|error| named(error, config, pipeline))?;
         let followed = source.source.take().zip(source.followed.clone());
         source.source = followed.map(through).transpose()?;
+        Self::between(config, pipeline, source)
+    }
+
+    /// From this source to a pipeline's destination.
+    ///
+    /// # Errors
+    /// As [`Route::open`].
+    pub fn between(config: &Config, pipeline: &Pipeline, mut source: Endpoint) -> Result<Self> {
+        let sink = apart(config, pipeline).and_then(|()| open(Wanted::new(config, pipeline), Side::Sink));
+        let mut sink = sink.map_err(|error| named(error, config, pipeline))?;
+        let whole_sink = sink.store.clone();
         filter(pipeline, &mut source, &mut sink).map_err(|error| named(error, config, pipeline))?;
         Ok(Self {
             stream: StreamId::new(pipeline.name.as_str()),
@@ -123,6 +123,16 @@ fn filter(pipeline: &Pipeline, source: &mut Endpoint, sink: &mut Endpoint) -> Re
         *store = store.take().map(|store| edge.sink_store(store));
     }
     Ok(())
+}
+
+/// Refuses two sides that are one place, as far as configuration tells.
+fn apart(config: &Config, pipeline: &Pipeline) -> Result<()> {
+    match one_place(Wanted::new(config, pipeline))? {
+        None => Ok(()),
+        Some(place) => Err(Error::config(format!(
+            "`src` and `dst` are the same database, {place}; a replica needs a place of its own"
+        ))),
+    }
 }
 
 /// Names the pipeline where there are several.

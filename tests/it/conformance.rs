@@ -597,6 +597,32 @@ pub async fn another_number_of_lanes_starts_from_what_all_had_passed(rig: Rig) {
     assert_eq!((record.scope.lanes, record.lanes.len(), record.frontier()), (1, 1, at(6)));
 }
 
+pub async fn a_forgotten_stream_leaves_its_data_and_nothing_else(rig: Rig) {
+    rig.put("/a", b"1");
+    let a = rig.row("/a").await;
+    let (_, mut writer) = rig.claim(1, 0, None).await.unwrap();
+    writer.commit(commit(1, &[&a], at(1))).await.unwrap();
+    let old = rig.record().await;
+    let (_, mut writer) = rig.claim(1, 0, Some(1)).await.unwrap();
+    let refused = rig.sink.forget(&stream(), &old).await.unwrap_err();
+    assert_eq!(refused.fault(), Fault::Fenced, "somebody has claimed it since: {refused}");
+    writer.commit(commit(2, &[], at(2))).await.unwrap();
+    drop(writer);
+    let rows = rig.sink_rows().await;
+    for _ in 0..2 {
+        rig.sink.forget(&stream(), &StreamRecord { ..rig_record(&rig).await.unwrap_or(old.clone()) }).await.unwrap();
+        assert_eq!(rig_record(&rig).await, None);
+        assert_eq!(rig.sink_rows().await, rows);
+    }
+    let (record, mut writer) = rig.claim(1, 0, None).await.unwrap();
+    assert_eq!(record.checkpoint, Checkpoint::default(), "nothing of the forgotten stream comes back");
+    writer.commit(commit(record.number + 1, &[], at(1))).await.unwrap();
+}
+
+async fn rig_record(rig: &Rig) -> Option<StreamRecord> {
+    rig.sink.inspect(&stream()).await.unwrap()
+}
+
 /// Calls every question for the rig that `$maker` (an async function without arguments) builds.
 #[macro_export]
 macro_rules! conformance {
@@ -612,7 +638,8 @@ macro_rules! conformance {
             a_lane_that_has_staged_can_show_that_it_is_alive_or_nobody_gets_past_it,
             a_beat_of_an_older_epoch_changes_nothing,
             who_takes_over_a_lane_that_stood_still_is_refused_when_it_moves_again,
-            another_number_of_lanes_starts_from_what_all_had_passed);
+            another_number_of_lanes_starts_from_what_all_had_passed,
+            a_forgotten_stream_leaves_its_data_and_nothing_else);
     };
     (@each $maker:path, $($question:ident),*) => {
         $(

@@ -17,6 +17,8 @@ mod etcd;
 mod filter;
 #[cfg(all(feature = "journal", feature = "sqlite"))]
 mod journal;
+#[cfg(all(feature = "journal", feature = "postgresql", feature = "sqlite"))]
+mod overflow;
 #[cfg(feature = "postgresql")]
 mod pgadmin;
 #[cfg(feature = "postgresql")]
@@ -34,6 +36,10 @@ mod pgstream;
 #[cfg(feature = "postgresql")]
 mod pgwatch;
 mod prove;
+#[cfg(all(feature = "journal", feature = "postgresql", feature = "sqlite"))]
+mod replay;
+#[cfg(all(feature = "journal", feature = "postgresql", feature = "sqlite"))]
+mod restore;
 #[cfg(all(feature = "postgresql", feature = "sqlite"))]
 mod secrets;
 #[cfg(all(feature = "journal", feature = "postgresql", feature = "sqlite"))]

@@ -247,6 +247,7 @@ const SPAWNERS: &[(&str, &str)] = &[
     ("src/cli/", "the runtime, the status server, signals"),
     ("src/ops/", "one task per pipeline"),
     ("src/kinds/journal/relay/", "a capture goes on whoever follows it, and waiting for a disk blocks"),
+    ("src/kinds/journal/past/", "reading a disk blocks"),
     ("src/kinds/sqlite/store.rs", "reading a file blocks"),
     ("src/kinds/sqlite/tail.rs", "a file is watched, which blocks"),
     ("src/kinds/sqlite/writer.rs", "a connection that writes lives on one thread"),

@@ -365,6 +365,17 @@ impl Sink for MemorySink {
         })
     }
 
+    fn forget<'a>(&'a self, stream: &'a StreamId, seen: &'a StreamRecord) -> Fut<'a, ()> {
+        Box::pin(async move {
+            let streams = &mut self.lock().data.streams;
+            if let Some(known) = streams.get(stream) {
+                seen.refuse_if_claimed(stream, known)?;
+                streams.remove(stream);
+            }
+            Ok(())
+        })
+    }
+
     fn prepare<'a>(&'a self, tables: &'a [Arc<Table>], _load: bool) -> Fut<'a, ()> {
         Box::pin(async move {
             let known = &mut self.lock().data.tables;

@@ -161,6 +161,26 @@ pub fn open(wanted: Wanted<'_>, side: Side) -> Result<Endpoint> {
     }
 }
 
+/// The source's side of a pipeline as it was: nothing of the configured source is opened or asked.
+pub fn past(pipeline: &Pipeline, place: String, source: Arc<dyn Source>, store: Arc<dyn Store>) -> Endpoint {
+    let (kind, layout) = (pipeline.src.kind(), pipeline.src.layout());
+    let (source, followed) = (Some(source), Some(Arc::clone(&store)));
+    Endpoint { kind, layout, source, sink: None, store: Some(store), followed, place, special: Box::new(Gone) }
+}
+
+/// A place that answers nothing.
+struct Gone;
+
+impl Special for Gone {
+    fn identity(&self) -> Fut<'_, Option<String>> {
+        Box::pin(async { Ok(None) })
+    }
+
+    fn remarks(&self) -> Fut<'_, Vec<Remark>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+}
+
 /// What both sides of a pipeline are, if their configuration alone tells that they are one place. Two names of one server
 /// are found later, by what the servers say of themselves.
 ///

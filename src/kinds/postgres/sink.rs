@@ -8,6 +8,7 @@
 pub mod beat;
 pub mod build;
 pub mod claim;
+pub mod forget;
 pub mod ledger;
 pub mod teleport;
 
@@ -86,5 +87,9 @@ impl Sink for PgSink {
 
     fn settle<'a>(&'a self, tables: &'a [Arc<Table>]) -> Fut<'a, ()> {
         Box::pin(build::settle(&self.destination, tables))
+    }
+
+    fn forget<'a>(&'a self, stream: &'a StreamId, seen: &'a StreamRecord) -> Fut<'a, ()> {
+        Box::pin(forget::forget(&self.destination, stream, seen))
     }
 }

@@ -69,6 +69,14 @@ pub fn create(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch(OURS)
 }
 
+/// Removes the rows of a stream, and our tables where none are left. Runs inside the caller's transaction.
+pub fn forget(connection: &Connection, stream: &str) -> rusqlite::Result<()> {
+    connection.execute("delete from driftless_checkpoint where stream = ?1", [stream])?;
+    connection.execute("delete from driftless_lane where stream = ?1", [stream])?;
+    let left: bool = connection.query_row("select exists (select 1 from driftless_lane)", [], |row| row.get(0))?;
+    if left { Ok(()) } else { connection.execute_batch("drop table driftless_checkpoint; drop table driftless_lane") }
+}
+
 /// Whether our own tables are there.
 pub fn has_ours(connection: &Connection) -> rusqlite::Result<bool> {
     let tables: i64 = connection.query_row(

@@ -76,6 +76,30 @@ impl Sink for SqliteSink {
             Ok((taken, Box::new(writer) as Box<dyn Writer>))
         })
     }
+
+    fn forget<'a>(&'a self, stream: &'a StreamId, seen: &'a StreamRecord) -> Fut<'a, ()> {
+        let (options, stream, seen) = (Arc::clone(&self.options), stream.clone(), seen.clone());
+        Box::pin(blocking(move || forget(&options, &stream, &seen)))
+    }
+}
+
+/// Removes a stream's record, and our tables with the last one.
+fn forget(options: &Options, stream: &StreamId, seen: &StreamRecord) -> Result<()> {
+    if locate(options, Role::Sink)?.is_none() {
+        return Ok(());
+    }
+    let attempt = format!("forget stream {stream}");
+    let failed = |error| fault(&attempt, error);
+    let mut connection = connect(options, &attempt)?;
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
+    if !schema::has_ours(&transaction).map_err(failed)? {
+        return Ok(());
+    }
+    if let Some(known) = record::inspect(&transaction, stream)? {
+        seen.refuse_if_claimed(stream, &known)?;
+    }
+    schema::forget(&transaction, stream.as_str()).map_err(failed)?;
+    transaction.commit().map_err(failed)
 }
 
 fn take(options: &Options, claim: &Claim, attempt: &str) -> Result<(LaneRecord, Connection)> {
