@@ -372,9 +372,10 @@ impl Reader {
 
     /// Enters the segment that begins with the next sequence.
     fn enter(&mut self) -> Result<Option<Given>> {
+        // What is durable is asked first, so that its segment is among those that are listed then.
+        let settled = Mark::read(&*self.disk).map_or(0, |mark| mark.sequence);
         let (next, all) = (self.next, segments(&*self.disk)?);
         if !all.contains(&next) {
-            let settled = Mark::read(&*self.disk).map_or(0, |mark| mark.sequence);
             return match all.iter().find(|first| **first > next) {
                 Some(first) => Err(missing(next, first - 1)),
                 None if settled >= next => Err(missing(next, settled)),

@@ -35,6 +35,7 @@ pub(super) fn options(wanted: Wanted<'_>, keys: &Postgresql) -> Options {
     options.manage_slot = pipeline.manage.slot;
     options.manage_publication = pipeline.manage.publication;
     options.max_retained = pipeline.max_retained;
+    options.relieved = super::shared::is_relayed(pipeline);
     options
 }
 

@@ -1,7 +1,11 @@
 //! What several tests need: servers, and ways to look at stores that are not ours.
 
+#[cfg(feature = "journal")]
+pub mod disk;
 #[cfg(feature = "etcd")]
 pub mod etcd;
+#[cfg(feature = "etcd")]
+pub mod etcddb;
 pub mod log;
 #[cfg(feature = "postgresql")]
 pub mod pg;
