@@ -39,6 +39,8 @@ pgbench() { tests raw::pgbench; }
 huge() { tests raw::huge; }
 later() { tests raw::table_made_later; }
 standby() { tests standby::; }
+restore() { tests past::restore; }
+test_cluster() { tests past::what_is_replayed; }
 peers() { scripts/bench.sh peers; }
 own() { scripts/bench.sh own; }
 secrets() { scripts/secrets.sh; }
@@ -54,4 +56,6 @@ prove 3.7 engine-and-delay own
 prove 3.8 secrets secrets
 prove 3.9 standby standby
 prove 3.10 later-tables later
+prove 4.4 restore restore
+prove 4.5 test-cluster test_cluster
 exit "$failed"

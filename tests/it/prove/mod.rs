@@ -4,6 +4,8 @@
 mod fanout;
 #[cfg(all(feature = "postgresql", feature = "sqlite"))]
 mod kills;
+#[cfg(all(feature = "journal", feature = "postgresql", feature = "sqlite"))]
+mod past;
 #[cfg(feature = "postgresql")]
 mod raw;
 #[cfg(all(feature = "postgresql", feature = "sqlite"))]
