@@ -7,6 +7,7 @@ cd "$(dirname "$0")/.."
 echo "machine: $(nproc) cores, $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), load $(cut -d' ' -f1 /proc/loadavg)"
 case "${1:-}" in
   own) cargo bench --locked --bench pipeline && cargo bench --locked --bench delay && cargo bench --locked --bench journal ;;
+  journal) cargo bench --locked --bench journal ;;
   peers) cargo bench --locked --bench peers ;;
-  *) echo "usage: bench.sh own|peers" >&2; exit 2 ;;
+  *) echo "usage: bench.sh own|journal|peers" >&2; exit 2 ;;
 esac

@@ -38,11 +38,15 @@ kills() { tests kills::; }
 pgbench() { tests raw::pgbench; }
 huge() { tests raw::huge; }
 later() { tests raw::table_made_later; }
+damage() { tests damage::; }
+fanout() { tests fanout::; }
+full() { tests full::; }
 standby() { tests standby::; }
 restore() { tests past::restore; }
 test_cluster() { tests past::what_is_replayed; }
 peers() { scripts/bench.sh peers; }
 own() { scripts/bench.sh own; }
+own_journal() { scripts/bench.sh journal; }
 secrets() { scripts/secrets.sh; }
 
 echo "driftless $(git rev-parse --short HEAD 2>/dev/null), $(rustc --version), $(nproc) cores, load $(cut -d' ' -f1 /proc/loadavg)"
@@ -56,6 +60,10 @@ prove 3.7 engine-and-delay own
 prove 3.8 secrets secrets
 prove 3.9 standby standby
 prove 3.10 later-tables later
+prove 4.1 journal-rate own_journal
+prove 4.2 fanout fanout
+prove 4.3 damage damage
 prove 4.4 restore restore
 prove 4.5 test-cluster test_cluster
+prove 4.6 full-disk full
 exit "$failed"

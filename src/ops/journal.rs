@@ -9,12 +9,12 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::config::Config;
+use crate::config::{Config, Pipeline};
 use crate::error::{Error, Fault, Result};
 use crate::kinds::journal::{
     self, Cursor, Disk, Given, Keys, Note, Reader, SegmentInfo, Snapshot, list as segments, snapshots, verify_beside,
 };
-use crate::kinds::open::shared::{Log, is_journaled};
+use crate::kinds::open::shared::{Log, is_begun, is_journaled};
 use crate::model::{Batch, Checkpoint, Micros, Op, PartitionId, Position, Steps};
 
 /// LIMIT: changes are shown in pieces of about this many bytes.
@@ -147,10 +147,11 @@ pub struct Change<'a> {
 /// # Errors
 /// Config, when a pipeline has none.
 pub fn journals(config: &Config, named: bool) -> Result<Vec<Log>> {
-    let any = config.pipelines.iter().any(is_journaled);
+    let has = |pipeline: &&Pipeline| is_journaled(pipeline) || is_begun(config, pipeline);
+    let any = config.pipelines.iter().any(|pipeline| has(&pipeline));
     let mut seen = BTreeSet::new();
     let mut found = Vec::new();
-    for pipeline in config.pipelines.iter().filter(|pipeline| named || !any || is_journaled(pipeline)) {
+    for pipeline in config.pipelines.iter().filter(|pipeline| named || !any || has(pipeline)) {
         let log = Log::of(config, pipeline)?;
         if seen.insert(log.name.clone()) {
             found.push(log);

@@ -70,7 +70,7 @@ pub async fn replay(
     });
     let found = found.await?;
     let past = Past::new(span, speed);
-    let route = work.route(Arc::clone(&past), Arc::new(Nothing), &covers)?;
+    let route = work.route(Arc::clone(&past), Arc::new(Nothing), &found.tables, &covers)?;
     if begins {
         work.refuse_foreign(&route).await?;
     }
@@ -92,7 +92,7 @@ pub async fn foresee(config: &Config, pipeline: &Pipeline, wanted: &Wanted) -> R
     });
     let found = found.await?;
     let past = Past::new(span, Speed::Max);
-    let route = work.route(Arc::clone(&past), Arc::new(Nothing), &covers)?;
+    let route = work.route(Arc::clone(&past), Arc::new(Nothing), &found.tables, &covers)?;
     let source = route.source.source.as_ref().ok_or_else(|| Error::bug("replay: no source"))?;
     let pool = Pool::for_memory(config.memory_of_one());
     let mut tail = source.tail(&covers.begin, &pool).await?;

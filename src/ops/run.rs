@@ -14,7 +14,7 @@ use crate::engine::heal::Tally;
 use crate::engine::pipeline::RepairRequest;
 use crate::engine::status::{Shared, State};
 use crate::error::{Error, Fault, Result};
-use crate::kinds::open::shared::{Reader, is_journaled, leader};
+use crate::kinds::open::shared::{Reader, is_relayed, leader};
 use crate::ops::control::{Handler, Request, Server};
 use crate::ops::route::Route;
 use crate::ops::view::View;
@@ -38,7 +38,7 @@ impl Work {
         let mut routes = Vec::new();
         for pipeline in &config.pipelines {
             routes.push(Route::open_through(config, pipeline, &mut |source| {
-                if !is_journaled(pipeline) {
+                if !is_relayed(pipeline) {
                     return Ok(source.0);
                 }
                 let name = leader(config, pipeline);

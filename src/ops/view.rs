@@ -61,10 +61,7 @@ impl From<&Status> for View {
             head: positions(&status.head),
             heads: status.heads,
             epoch: status.epoch,
-            reason: match &status.concern {
-                Some(concern) if status.reason.is_empty() => concern.clone(),
-                _ => status.reason.clone(),
-            },
+            reason: reason(status),
             ranges: status.walk.ranges,
             ranges_done: status.walk.ranges_done,
             rows: status.walk.rows,
@@ -97,7 +94,7 @@ pub fn unready(status: &Status, budget: std::time::Duration) -> Option<String> {
         State::Gap => "a gap is being healed".to_owned(),
         State::CatchingUp | State::Following => {
             let lag = match status.lag {
-                _ if !status.consistent => return Some(because("not consistent yet", &status.reason)),
+                _ if !status.consistent => return Some(because("not consistent yet", &reason(status))),
                 None => return Some("the source's head is not known yet".to_owned()),
                 Some(lag) if lag > budget => lag,
                 Some(_) => return status.concern.clone(),
@@ -105,7 +102,16 @@ pub fn unready(status: &Status, budget: std::time::Duration) -> Option<String> {
             format!("{:.1} s behind, {:.1} s are allowed", lag.as_secs_f64(), budget.as_secs_f64())
         }
     };
-    Some(because(&why, &status.reason))
+    Some(because(&why, &reason(status)))
+}
+
+/// Why it is as it is, and what its source is concerned about.
+fn reason(status: &Status) -> String {
+    match &status.concern {
+        Some(concern) if status.reason.is_empty() => concern.clone(),
+        Some(concern) => format!("{}; {concern}", status.reason),
+        None => status.reason.clone(),
+    }
 }
 
 fn because(why: &str, reason: &str) -> String {
@@ -142,5 +148,8 @@ mod tests {
         let concerned = Status { concern: Some("mend this".into()), ..status(State::Following, true, Some(0)) };
         assert_eq!(unready(&concerned, Duration::from_secs(5)).as_deref(), Some("mend this"));
         assert_eq!(View::from(&concerned).reason, "mend this");
+        let late = Status { reason: "catching up".into(), lag: Some(Duration::from_secs(6)), ..concerned };
+        let why = unready(&late, Duration::from_secs(5));
+        assert_eq!(why.as_deref(), Some("6.0 s behind, 5.0 s are allowed: catching up; mend this"));
     }
 }

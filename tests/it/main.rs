@@ -15,6 +15,8 @@ mod conformance;
 mod filter;
 #[cfg(all(feature = "journal", feature = "sqlite"))]
 mod journal;
+#[cfg(all(feature = "journal", feature = "postgresql", feature = "sqlite"))]
+mod overflow;
 #[cfg(feature = "postgresql")]
 mod pgadmin;
 #[cfg(feature = "postgresql")]

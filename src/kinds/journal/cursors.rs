@@ -13,7 +13,7 @@
 //! Invariant: retention removes nothing that a registered reader needs, unless it is told to; then the reader's file says so
 //! before anything is gone. A file that cannot be read needs everything.
 
-use super::files::{Disk, replace};
+use super::files::{Disk, is_full, replace};
 use crate::error::{Error, Fault, Result};
 use crate::model::Micros;
 
@@ -62,11 +62,20 @@ impl Cursor {
     /// Registers a reader, or says where it stands now; durable when it returns. Cheap enough for once a second.
     ///
     /// # Errors
-    /// Config, when the name is too long or the disk fails; Transient, when the disk is full (the reader then needs what it
-    /// needed before).
+    /// Config, when the name is too long or the disk fails; Transient, when the disk is so full that there is no room for a
+    /// reader that was not registered before.
     pub fn write(&self, disk: &dyn Disk) -> Result<()> {
-        let file = file_name(&self.name)?;
-        replace(disk, &file, &self.encode()).map_err(|error| failed("write", &self.name, error))
+        let (file, bytes) = (file_name(&self.name)?, self.encode());
+        let written = replace(disk, &file, &bytes).or_else(|error| match is_full(&error) {
+            // A reader that gets on is what makes room, so its place must be written even where there is none. A power loss
+            // meanwhile may tear it: then it needs everything, until it says where it stands again.
+            true => disk.open(&file).map_err(|_| error).and_then(|mut place| {
+                place.write(0, &bytes)?;
+                place.sync()
+            }),
+            false => Err(error),
+        });
+        written.map_err(|error| failed("write", &self.name, error))
     }
 
     /// Takes a reader off the list; it needs nothing any more. Harmless when it is not there.
@@ -149,7 +158,7 @@ fn name_of(file: &str) -> Option<String> {
 }
 
 fn failed(what: &str, name: &str, error: std::io::Error) -> Error {
-    let fault = if super::files::is_full(&error) { Fault::Transient } else { Fault::Config };
+    let fault = if is_full(&error) { Fault::Transient } else { Fault::Config };
     Error::new(fault, format!("{what} the place of reader {name} of the journal")).because(error)
 }
 
@@ -192,6 +201,17 @@ mod tests {
         }
         disk.put("other.reader", whole);
         assert_eq!(Cursor::of(&disk, "other").unwrap().unwrap().sequence, 0, "it belongs to another one");
+    }
+
+    #[test]
+    fn a_reader_that_is_known_gets_on_even_where_the_disk_is_full() {
+        let disk = Faulty::default();
+        cursor("r").write(&disk).unwrap();
+        disk.room(Some(0));
+        Cursor { sequence: 9, ..cursor("r") }.write(&disk).unwrap();
+        assert_eq!(Cursor::of(&disk, "r").unwrap().unwrap().sequence, 9);
+        assert_eq!(cursor("other").write(&disk).unwrap_err().fault(), Fault::Transient);
+        assert_eq!(Cursor::all(&disk).unwrap().len(), 1);
     }
 
     #[test]

@@ -5,12 +5,12 @@
 //! those that run.
 
 use std::convert::Infallible;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::config::{Config, Enabled, Endpoint, Lanes, Pipeline};
 use crate::error::{Error, Result};
-use crate::kinds::journal::relay::{Ack, Relay, Snapshots, Wanted};
+use crate::kinds::journal::relay::{Ack, Overflow, Relay, Snapshots, Wanted};
 use crate::kinds::journal::{Disk, Folder, Key, Keys, OnDamage, Options, Retention};
 use crate::source::Source;
 use crate::store::Store;
@@ -32,6 +32,17 @@ pub fn is_journaled(pipeline: &Pipeline) -> bool {
     }
 }
 
+/// Whether a pipeline's source is read through a journal, or may be one day: a PostgreSQL source that nobody shares is read
+/// directly until it keeps half of `max_retained` for a sink that is behind.
+pub fn is_relayed(pipeline: &Pipeline) -> bool {
+    is_journaled(pipeline) || is_in_reserve(pipeline)
+}
+
+fn is_in_reserve(pipeline: &Pipeline) -> bool {
+    let may = pipeline.journal.enabled == Enabled::Auto && !is_journaled(pipeline);
+    may && matches!(pipeline.src, Endpoint::Postgresql(_))
+}
+
 /// The name under which a pipeline's source is read.
 pub fn leader<'c>(config: &Config, pipeline: &'c Pipeline) -> &'c str {
     if !is_journaled(pipeline) {
@@ -45,7 +56,11 @@ pub fn leader<'c>(config: &Config, pipeline: &'c Pipeline) -> &'c str {
 pub type Followed = (Arc<dyn Source>, Arc<dyn Store>);
 
 /// One reader of a source that several pipelines may follow.
-pub struct Reader(Arc<Relay>);
+pub struct Reader {
+    relay: Arc<Relay>,
+    /// For a source that is read directly while that is good enough.
+    overflow: Option<Arc<Overflow>>,
+}
 
 impl Reader {
     /// The reader of this pipeline's source, which was opened under this name; snapshots are taken of what the stream
@@ -58,14 +73,31 @@ impl Reader {
             crate::config::Ack::Sink => Ack::Sink,
             crate::config::Ack::Journal => Ack::Journal,
         };
-        Self::open(config, pipeline, name, ack, source)
+        let in_reserve = is_in_reserve(pipeline);
+        // One that takes over for a while keeps no past, and a source that is strained is not read twice.
+        let relay = Self::open(config, pipeline, name, ack, source, !in_reserve)?;
+        let folder = config.state_dir.join(name).join(FOLDER);
+        let look = move || folder.is_dir().then(|| Arc::new(Folder::at(&folder)) as Arc<dyn Disk>);
+        let overflow = in_reserve.then(|| Overflow::new(Arc::clone(&relay), &pipeline.name, Box::new(look)));
+        Ok(Self { relay, overflow })
     }
 
-    fn open(config: &Config, pipeline: &Pipeline, name: &str, ack: Ack, source: Followed) -> Result<Self> {
+    fn open(
+        config: &Config,
+        pipeline: &Pipeline,
+        name: &str,
+        ack: Ack,
+        source: Followed,
+        snapshots: bool,
+    ) -> Result<Arc<Relay>> {
         let (source, store) = source;
         let keys = keys(pipeline)?;
         let folder = config.state_dir.join(name).join(FOLDER);
         let (lineage, own) = (pipeline.src.kind().to_string(), keys.clone());
+        // LIMIT: room is made by whole segments that are closed, so that of a small journal a sixteenth is one.
+        let segment_bytes = (pipeline.journal.max_bytes / 16).clamp(4 << 20, 64 << 20);
+        // LIMIT: waiting for the disk it may take this twice over, once more than is being written.
+        let waiting_bytes = (config.memory_of_one() / 8).clamp(1 << 20, 16 << 20);
         let wanted = Wanted {
             name: name.to_owned(),
             names: pipeline.shares.clone(),
@@ -75,6 +107,8 @@ impl Reader {
             options: Box::new(move || Options {
                 keys: own.clone(),
                 on_damage: OnDamage::Cut,
+                segment_bytes,
+                waiting_bytes,
                 ..Options::new(lineage.clone())
             }),
             keys,
@@ -83,15 +117,15 @@ impl Reader {
                 age: i64::try_from(pipeline.journal.retain.as_micros()).unwrap_or(i64::MAX),
                 outrun: true,
             },
-            snapshots: pipeline.journal.snapshot_every.map(|every| Snapshots { store, every }),
+            snapshots: pipeline.journal.snapshot_every.filter(|_| snapshots).map(|every| Snapshots { store, every }),
             now,
         };
-        Ok(Self(Relay::new(source, wanted)))
+        Ok(Relay::new(source, wanted))
     }
 
     /// The source as one of the pipelines sees it.
     pub fn source(&self, name: &str) -> Arc<dyn Source> {
-        self.0.source(name)
+        self.overflow.as_ref().map_or_else(|| self.relay.source(name), Overflow::source)
     }
 
     /// A reader that captures for nobody in particular: the source may forget what the journal has.
@@ -99,7 +133,8 @@ impl Reader {
     /// # Errors
     /// As [`Reader::new`].
     pub fn alone(config: &Config, pipeline: &Pipeline, name: &str, source: Followed) -> Result<Self> {
-        Self::open(config, pipeline, name, Ack::Journal, source)
+        let relay = Self::open(config, pipeline, name, Ack::Journal, source, true)?;
+        Ok(Self { relay, overflow: None })
     }
 
     /// Captures until that fails, or the future is dropped.
@@ -107,7 +142,7 @@ impl Reader {
     /// # Errors
     /// Always, in the end: why it failed.
     pub async fn capture(&self) -> Result<Infallible> {
-        self.0.capture().await
+        self.relay.capture().await
     }
 
     /// Stops reading, once what was read is durable.
@@ -115,7 +150,10 @@ impl Reader {
     /// # Errors
     /// What is wrong with the journal.
     pub async fn stop(&self) -> Result<()> {
-        self.0.stop().await
+        match &self.overflow {
+            Some(overflow) => overflow.stop().await,
+            None => self.relay.stop().await,
+        }
     }
 }
 
@@ -141,11 +179,13 @@ impl Log {
     pub fn of(config: &Config, pipeline: &Pipeline) -> Result<Self> {
         let name = leader(config, pipeline);
         let folder = config.state_dir.join(name).join(FOLDER);
-        // `capture` begins one wherever that is not forbidden.
-        let has = pipeline.journal.enabled != Enabled::Off && folder.is_dir();
+        // `capture` begins one wherever that is not forbidden; where one was dropped, its folder is left.
+        let is = |folder: &PathBuf| is_journaled(pipeline) || holds_any(folder);
+        let has = pipeline.journal.enabled != Enabled::Off && folder.is_dir() && is(&folder);
         if !has && !is_journaled(pipeline) {
+            let until = if is_in_reserve(pipeline) { " until its sink is far behind" } else { "" };
             return Err(Error::config(format!(
-                "open the journal of {name}: it has none, because its source is read directly; \
+                "open the journal of {name}: it has none, because its source is read directly{until}; \
                  set `enabled: true` in `journal` to have one"
             )));
         }
@@ -158,6 +198,18 @@ impl Log {
         let pipelines = if shares.is_empty() { vec![pipeline.name.clone()] } else { shares };
         Ok(Self { name: name.to_owned(), pipelines, folder, disk, keys: keys(pipeline)? })
     }
+}
+
+/// Whether a pipeline has a journal that holds something, although its source may be read directly.
+pub fn is_begun(config: &Config, pipeline: &Pipeline) -> bool {
+    pipeline.journal.enabled != Enabled::Off
+        && holds_any(&config.state_dir.join(leader(config, pipeline)).join(FOLDER))
+}
+
+/// Whether a journal's folder holds anything of one.
+fn holds_any(folder: &Path) -> bool {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.into_iter().any(|entry| entry.path().extension().is_some_and(|ending| ending == "segment"))
 }
 
 fn keys(pipeline: &Pipeline) -> Result<Keys> {

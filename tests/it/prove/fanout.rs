@@ -82,7 +82,7 @@ fn delay(sink: &Side, span: Duration) -> i128 {
 }
 
 /// Resident memory now, in MiB.
-fn resident(program: &Running) -> u64 {
+pub(super) fn resident(program: &Running) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", program.pid())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024

@@ -1,7 +1,11 @@
 //! The claims, small in `make test` and at full size in `make prove`.
 
 #[cfg(all(feature = "journal", feature = "postgresql", feature = "sqlite"))]
+mod damage;
+#[cfg(all(feature = "journal", feature = "postgresql", feature = "sqlite"))]
 mod fanout;
+#[cfg(all(feature = "journal", feature = "postgresql", feature = "sqlite"))]
+mod full;
 #[cfg(all(feature = "postgresql", feature = "sqlite"))]
 mod kills;
 #[cfg(all(feature = "journal", feature = "postgresql", feature = "sqlite"))]
@@ -14,3 +18,5 @@ mod routes;
 pub mod sides;
 #[cfg(all(feature = "postgresql", feature = "sqlite"))]
 mod standby;
+#[cfg(all(feature = "journal", feature = "postgresql", feature = "sqlite"))]
+mod vandal;

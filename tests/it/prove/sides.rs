@@ -6,10 +6,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::support::pg::Pg;
-use crate::support::teleport::{Item, PgDb, SqliteDb, uuid};
+use crate::support::teleport::{Item, PgDb, SqliteDb, assert_same, now_us, uuid};
 
 /// One side of a route.
 #[derive(Clone)]
@@ -110,6 +110,22 @@ impl Side {
     }
 }
 
+/// Waits until the sinks hold what the source does, which nobody writes to any more; fails with what differs in the end.
+pub fn until_same(source: &Side, sinks: &[Side], patience: Duration) {
+    let deadline = Instant::now() + patience;
+    for sink in sinks {
+        loop {
+            let now = now_us();
+            let (ours, theirs) = (source.dump(now), sink.dump(now));
+            if ours == theirs || Instant::now() > deadline {
+                assert_same(&ours, &theirs);
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
 /// A cluster that writes all the time: pairs of hot keys in one transaction, and others that come and go.
 pub struct Writer {
     stop: Arc<AtomicBool>,
@@ -143,6 +159,13 @@ impl Writer {
                 }
                 sql += &side.put(&format!("/churn/{}", n % 97), &format!("planted-{n}"), n);
                 sql += &side.delete(&format!("/churn/{}", (n * 7) % 97));
+                // Written once, and half of them removed once: what is lost of these no later write mends.
+                if n.is_multiple_of(4) {
+                    sql += &side.put(&format!("/once/{n}"), &format!("planted-{n}"), n);
+                    if n.is_multiple_of(8) && n > 80 {
+                        sql += &side.delete(&format!("/once/{}", n - 80));
+                    }
+                }
                 sql += "commit;\n";
                 input.write_all(sql.as_bytes()).unwrap();
                 input.flush().unwrap();

@@ -24,6 +24,8 @@ pub struct Site {
     log: PathBuf,
     /// Whether the program says everything, and its pages are kept.
     watched: bool,
+    /// Words before the program's own.
+    within: Vec<String>,
 }
 
 /// What a command said and how it ended.
@@ -58,7 +60,7 @@ impl Site {
         let kept = scale::kept_logs();
         let watched = kept.is_some();
         let log = kept.unwrap_or_else(|| folder.path().to_owned()).join(file);
-        let site = Self { folder, log, watched };
+        let site = Self { folder, log, watched, within: Vec::new() };
         site.configure(yaml);
         site
     }
@@ -81,6 +83,11 @@ impl Site {
         std::fs::write(self.config(), format!("{yaml}\nstate_dir: {}\n{listen}", state.display())).unwrap();
     }
 
+    /// Programs are started by these words from now on, as `nsenter` is used.
+    pub fn start_within(&mut self, words: Vec<String>) {
+        self.within = words;
+    }
+
     /// The site's folder.
     pub fn folder(&self) -> &Path {
         self.folder.path()
@@ -97,8 +104,9 @@ impl Site {
     }
 
     fn command(&self, verb: &str, options: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_driftless"));
-        command.args(verb.split(' ')).arg("-c").arg(self.config()).args(options);
+        let mut words = self.within.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_driftless")]);
+        let mut command = Command::new(words.next().unwrap());
+        command.args(words).args(verb.split(' ')).arg("-c").arg(self.config()).args(options);
         if self.watched {
             command.arg("-vvv").env(LISTEN, "127.0.0.1:0");
         }
@@ -292,7 +300,7 @@ impl Pages {
 }
 
 /// A page, if it is served.
-fn get(address: SocketAddr, path: &str) -> Option<String> {
+pub fn get(address: SocketAddr, path: &str) -> Option<String> {
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_millis(500)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(1))).ok()?;
     write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").ok()?;

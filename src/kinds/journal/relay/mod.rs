@@ -16,6 +16,9 @@
 mod capture;
 mod follower;
 mod hub;
+mod overflow;
+#[cfg(test)]
+mod overflow_tests;
 mod releases;
 mod ring;
 mod scribe;
@@ -35,6 +38,7 @@ use tokio::task::JoinHandle;
 
 use self::follower::{Follower, Journal};
 use self::hub::Hub;
+pub use self::overflow::Overflow;
 pub use self::releases::Ack;
 use self::releases::Releases;
 use self::scribe::{Order, Scribe};
@@ -128,14 +132,25 @@ impl Relay {
         }
     }
 
-    /// Ends what is under way, once the journal is durable.
+    /// The capture that is under way, if one is.
+    async fn current(&self) -> Option<Arc<Hub>> {
+        let running = self.running.lock().await;
+        running.as_ref().filter(|running| !running.hub.has_ended()).map(|running| Arc::clone(&running.hub))
+    }
+
+    /// Ends what is under way, once the journal is durable. Where the disk is full, what is not durable stays at the source,
+    /// which was not told to forget it.
     ///
     /// # Errors
     /// What is wrong with the journal.
     pub async fn stop(&self) -> Result<()> {
-        match self.running.lock().await.take() {
-            Some(running) => finish(running).await,
-            None => Ok(()),
+        let Some(running) = self.running.lock().await.take() else { return Ok(()) };
+        match finish(running).await {
+            Err(error) if error.fault() == Fault::Transient => {
+                tracing::warn!(%error, "stopped before there was room; what is not in the journal is read again");
+                Ok(())
+            }
+            ended => ended,
         }
     }
 
@@ -209,6 +224,7 @@ impl Relay {
             done,
             retention: self.wanted.retention,
             now: self.wanted.now,
+            tidied: std::time::Instant::now(),
             told: Vec::new(),
             unseen: 0,
         };

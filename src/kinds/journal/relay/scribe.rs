@@ -62,6 +62,8 @@ pub(super) struct Scribe {
     pub(super) done: Sender<Result<Writer>>,
     pub(super) retention: Retention,
     pub(super) now: fn() -> Micros,
+    /// When it was tidied last.
+    pub(super) tidied: Instant,
     /// Who was said to keep more than the limits allow.
     pub(super) told: Vec<Held>,
     /// Bytes of pages since it was looked whether there is room for them.
@@ -99,14 +101,13 @@ impl Scribe {
     }
 
     fn run(mut self) -> Result<Writer> {
-        let (mut tidied, mut last) = (Instant::now(), 0);
+        let mut last = 0;
         self.show();
         loop {
-            if tidied.elapsed() >= TIDY_EVERY {
+            if self.tidied.elapsed() >= TIDY_EVERY {
                 self.tidy()?;
-                tidied = Instant::now();
             }
-            let first = match self.orders.recv_timeout(TIDY_EVERY.saturating_sub(tidied.elapsed())) {
+            let first = match self.orders.recv_timeout(TIDY_EVERY.saturating_sub(self.tidied.elapsed())) {
                 Ok(order) => order,
                 Err(RecvTimeoutError::Timeout) => continue,
                 Err(RecvTimeoutError::Disconnected) => return Ok(self.writer),
@@ -137,6 +138,7 @@ impl Scribe {
     /// Writes down what each sink still needs, and removes what nobody does. A disk that is full is no reason to stop.
     fn tidy(&mut self) -> Result<()> {
         let now = (self.now)();
+        self.tidied = Instant::now();
         for (name, sequence) in self.hub.needs() {
             let known = Cursor::of(&*self.disk, &name)?;
             if known.is_none_or(|known| known.sequence < sequence) {
@@ -260,6 +262,8 @@ impl Scribe {
                     if self.hub.is_deserted() {
                         return Err(error);
                     }
+                    // A sink that gets on meanwhile may be all that it takes to make room.
+                    self.tidy()?;
                     std::thread::sleep(FULL_PAUSE);
                 }
                 Err(error) => return Err(error),

@@ -17,6 +17,9 @@ pub struct Trail(VecDeque<(Checkpoint, u64)>);
 impl Trail {
     /// The journal stands here at the end of frame `sequence`.
     pub fn note(&mut self, reached: &Checkpoint, sequence: u64) {
+        if self.0.back().is_some_and(|(_, last)| *last == sequence) {
+            return;
+        }
         if self.0.len() >= MOST {
             let mut odd = false;
             self.0.retain(|_| {
@@ -66,5 +69,10 @@ mod tests {
             assert!(needs <= place as u64 + 1, "{needs} for {place}");
         }
         assert_eq!(trail.needs(&at(9999)), Some(10_000));
+        let before = trail.needs(&at(17));
+        for _ in 0..10_000 {
+            trail.note(&at(9999), 9999);
+        }
+        assert_eq!(trail.needs(&at(17)), before, "standing still makes it forget nothing");
     }
 }
