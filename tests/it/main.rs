@@ -11,6 +11,8 @@ mod config;
 mod sqlite;
 #[macro_use]
 mod conformance;
+#[cfg(all(feature = "etcd", feature = "postgresql", feature = "sqlite"))]
+mod etcd;
 #[cfg(all(feature = "postgresql", feature = "sqlite"))]
 mod filter;
 #[cfg(all(feature = "journal", feature = "sqlite"))]
@@ -38,6 +40,8 @@ mod prove;
 mod replay;
 #[cfg(all(feature = "journal", feature = "postgresql", feature = "sqlite"))]
 mod restore;
+#[cfg(all(feature = "postgresql", feature = "sqlite"))]
+mod repair;
 #[cfg(all(feature = "postgresql", feature = "sqlite"))]
 mod secrets;
 #[cfg(all(feature = "journal", feature = "postgresql", feature = "sqlite"))]

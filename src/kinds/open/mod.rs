@@ -3,6 +3,8 @@
 //! Opening connects to nothing: it reads connection strings and looks at files, so that every mistake that can be found
 //! without a connection is found here, before any side of any pipeline is touched.
 
+#[cfg(feature = "etcd")]
+mod etcd;
 #[cfg(feature = "postgresql")]
 mod postgresql;
 #[cfg(feature = "journal")]
@@ -168,6 +170,8 @@ pub fn open(wanted: Wanted<'_>, side: Side) -> Result<Endpoint> {
         crate::config::Endpoint::Sqlite(keys) => sqlite::open(wanted, keys, side),
         #[cfg(feature = "postgresql")]
         crate::config::Endpoint::Postgresql(keys) => postgresql::open(wanted, keys, side),
+        #[cfg(feature = "etcd")]
+        crate::config::Endpoint::Etcd(keys) => etcd::open(wanted, keys, side),
         #[allow(unreachable_patterns, reason = "reached in builds that leave a kind out")]
         other => Err(super::left_out(other.kind())),
     }

@@ -18,6 +18,9 @@ use serde_json::Value;
 /// Password of the users that tests make, planted so that leaks of it can be searched for.
 pub const PASSWORD: &str = "planted-etcd-password";
 
+/// A put (with the lease that it has, if any) or a delete.
+pub type Leased<'a> = (Vec<u8>, Option<Vec<u8>>, Option<&'a str>);
+
 /// Which server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Release {
@@ -88,6 +91,14 @@ pub fn sink() -> &'static Etcd {
 pub fn old() -> &'static Etcd {
     static SERVER: OnceLock<Etcd> = OnceLock::new();
     SERVER.get_or_init(|| Etcd::start("old", Release::Old, &Setup::default()))
+}
+
+/// A server of the newer version that takes transactions of a thousand operations.
+pub fn wide() -> &'static Etcd {
+    static SERVER: OnceLock<Etcd> = OnceLock::new();
+    SERVER.get_or_init(|| {
+        Etcd::start("wide", Release::New, &Setup { options: &["--max-txn-ops=1000"], ..Setup::default() })
+    })
 }
 
 /// A prefix that no other test has: Teleport's, with its two slashes to come.
@@ -271,10 +282,17 @@ impl Etcd {
 
     /// Commits puts and deletes as one transaction, through `etcdctl txn`. Keys and values are whatever bytes they are.
     pub fn write(&self, writes: &[(Vec<u8>, Option<Vec<u8>>)]) {
+        let unleased = |(key, value): &(Vec<u8>, Option<Vec<u8>>)| (key.clone(), value.clone(), None);
+        self.write_leased(&writes.iter().map(unleased).collect::<Vec<_>>());
+    }
+
+    /// As [`Etcd::write`], puts under leases.
+    pub fn write_leased(&self, writes: &[Leased<'_>]) {
         let mut text = String::from("\n");
-        for (key, value) in writes {
+        for (key, value, lease) in writes {
+            let lease = lease.map(|lease| format!("--lease={lease} ")).unwrap_or_default();
             match value {
-                Some(value) => text += &format!("put {} {}\n", quoted(key), quoted(value)),
+                Some(value) => text += &format!("put {lease}{} {}\n", quoted(key), quoted(value)),
                 None => text += &format!("del {}\n", quoted(key)),
             }
         }
