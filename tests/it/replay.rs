@@ -9,11 +9,6 @@ use crate::support::pg;
 use crate::support::scale::PLANTED;
 use crate::support::teleport::{Item, PgDb, SqliteDb, items, now_us, uuid};
 
-/// Where something ended, as a position of the command line.
-fn position(places: &Value) -> String {
-    places.as_str().unwrap().split_once(' ').unwrap().1.to_owned()
-}
-
 /// A destination that has the state of a moment.
 fn restored(past: &Past, name: &str, moment: usize) -> Db {
     let dst = past.empty(name);
@@ -39,8 +34,8 @@ fn from_place_to_place(past: &Past) {
         assert!((low..=high).contains(&time), "{low} {time} {high}");
     }
     // By position, and with no end: to where the journal ends.
-    let behind = position(&done["until"]);
-    past.site.done("replay", &["--from", &behind, "--until", at(3), "--force"]);
+    let behind = done["until"].as_str().unwrap();
+    past.site.done("replay", &["--from", behind, "--until", at(3), "--force"]);
     past.assert_is(&dst, &past.moments[3]);
     past.site.done("replay", &["--from", at(3), "--force"]);
     let now = now_us();

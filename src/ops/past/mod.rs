@@ -21,7 +21,7 @@ use crate::kinds::journal::past::{Bound as Sought, Past, Place, Span, Speed, pla
 use crate::kinds::journal::{Cursor, Disk, Keys, Reader, list};
 use crate::kinds::open::shared::Log;
 use crate::kinds::open::{Side, Wanted, open, past as endpoint};
-use crate::model::{Batch, Checkpoint, Layout, Micros, PartitionId, Position, Steps, StreamId};
+use crate::model::{Batch, Checkpoint, Layout, Micros, PartitionId, Position, Steps, StreamId, Table};
 use crate::ops::journal::{Bound, only};
 use crate::ops::local::Local;
 use crate::ops::owner;
@@ -180,9 +180,16 @@ impl<'c> Work<'c> {
     ///
     /// # Errors
     /// Config, for a destination that cannot be opened.
-    pub(super) fn route(&self, past: Arc<Past>, store: Arc<dyn Store>, covers: &Covers) -> Result<Route> {
+    pub(super) fn route(
+        &self,
+        past: Arc<Past>,
+        store: Arc<dyn Store>,
+        tables: &[Arc<Table>],
+        covers: &Covers,
+    ) -> Result<Route> {
         let place = format!("journal {}", self.log.name);
         let mut route = Route::between(self.config, self.configured, endpoint(self.configured, place, past, store))?;
+        route.sink.only(tables)?;
         route.stream = self.stream.clone();
         route.local = Local::new(&self.config.state_dir, self.stream.as_str());
         route.scope.extent = covers.extent(&self.filter());

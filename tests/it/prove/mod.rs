@@ -10,6 +10,8 @@ mod fresh;
 mod full;
 #[cfg(all(feature = "postgresql", feature = "sqlite"))]
 mod kills;
+#[cfg(all(feature = "journal", feature = "postgresql", feature = "sqlite"))]
+mod past;
 #[cfg(feature = "postgresql")]
 mod raw;
 #[cfg(all(feature = "postgresql", feature = "sqlite"))]
