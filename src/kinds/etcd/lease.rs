@@ -46,7 +46,7 @@ struct Known {
 pub enum Ends {
     /// It ends at this instant, if nobody renews it.
     At(Micros),
-    /// There is no such lease: keys that had it are gone, or about to go.
+    /// There is no such lease, or it has ended and its keys are about to go.
     Gone,
 }
 
@@ -90,7 +90,7 @@ impl Leases {
             .await?;
         // A leader that has just been elected has not set the end yet, and says a number beyond all that was granted.
         let left = answer.ttl().min(answer.granted_ttl());
-        let ends = if answer.ttl() <= 0 { Ends::Gone } else { Ends::At(end(wall()?, left)) };
+        let ends = if answer.ttl() < 0 { Ends::Gone } else { Ends::At(end(wall()?, left)) };
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let ends = settle(known.get(&lease).map(|known| known.ends), ends);
         if known.len() >= REMEMBERED {
@@ -106,6 +106,11 @@ impl Leases {
 fn end(now: Micros, left: i64) -> Micros {
     let at = now.saturating_add(left.saturating_add(2).saturating_mul(SECOND));
     at.saturating_add(SECOND - 1).div_euclid(SECOND).saturating_mul(SECOND)
+}
+
+/// The end of a lease that has ended although its key is still there: in a moment, unless a new leader gives it its time again.
+pub(super) fn soon() -> Result<Micros> {
+    wall().map(|now| end(now, 0))
 }
 
 /// What was remembered, unless the lease was renewed since: two questions about one lease give instants that differ by what
