@@ -346,3 +346,40 @@ fn any_tables_can_be_restored_and_replayed_with_values_that_changes_do_not_bring
         assert_eq!(raw(&dst), moments[until].lines[0], "{done}");
     }
 }
+
+#[test]
+fn a_bit_that_flipped_in_the_journal_is_named_and_nothing_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = Db::Sqlite(SqliteDb::create(folder.path().join("src"), &items(100)));
+    let past = Past::made("restore-damaged", source, 3, Db::write);
+    let segments = past.site.done("journal ls", &[])["segments"].clone();
+    let file = segments[0]["file"].as_str().unwrap();
+    let path = past.site.folder().join("state/s/journal").join(file);
+    let sound = std::fs::read(&path).unwrap();
+    let at = past.moments[2].at.as_str();
+    let mut refused = 0;
+    for place in (0..sound.len()).step_by(sound.len() / 12) {
+        let mut damaged = sound.clone();
+        damaged[place] ^= 0x10;
+        std::fs::write(&path, &damaged).unwrap();
+        let dst = past.empty(&format!("dst-{place}"));
+        past.aim(&dst, "");
+        let finished = past.site.run("restore", &["--at", at]);
+        let Db::Sqlite(db) = &dst else { unreachable!() };
+        if finished.code == Some(0) {
+            // What is not needed for this instant is not read.
+            past.assert_is(&dst, &past.moments[2]);
+            continue;
+        }
+        assert_eq!(finished.code, Some(1), "byte {place}: {}", finished.stderr);
+        assert!(finished.stderr.contains(file.trim_start_matches('0')), "byte {place}: {}", finished.stderr);
+        assert!(!db.folder.exists(), "byte {place}");
+        refused += 1;
+    }
+    assert!(refused > 0);
+    std::fs::write(&path, &sound).unwrap();
+    let dst = past.empty("sound");
+    past.aim(&dst, "");
+    past.site.done("restore", &["--at", at]);
+    past.assert_is(&dst, &past.moments[2]);
+}
