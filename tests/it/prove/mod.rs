@@ -5,6 +5,8 @@ mod damage;
 #[cfg(all(feature = "journal", feature = "postgresql", feature = "sqlite"))]
 mod fanout;
 #[cfg(all(feature = "journal", feature = "postgresql", feature = "sqlite"))]
+mod fresh;
+#[cfg(all(feature = "journal", feature = "postgresql", feature = "sqlite"))]
 mod full;
 #[cfg(all(feature = "postgresql", feature = "sqlite"))]
 mod kills;
