@@ -93,6 +93,8 @@ impl std::str::FromStr for Bound {
             Some(at) => text.split_at(at),
             None => ("", text),
         };
+        // As `status` writes it, there is a space between the two.
+        let partition = partition.trim_end();
         let position = position.parse().map_err(|_| {
             Error::config(format!(
                 "read {text:?}: it is neither a time such as 2026-04-01T12:10:30Z nor a position such as @42"
@@ -364,7 +366,10 @@ mod tests {
         assert_eq!(at("@42").unwrap(), Bound::Position(None, Position::at("42")));
         assert_eq!(at("start").unwrap(), Bound::Position(None, Position::Start));
         let named = Bound::Position(Some(PartitionId::new("pg/1/2/slot")), Position::at("00/01").plus(3));
-        assert_eq!(at("pg/1/2/slot@00/01#3").unwrap(), named);
+        for text in ["pg/1/2/slot@00/01#3", "pg/1/2/slot @00/01#3"] {
+            assert_eq!(at(text).unwrap(), named);
+            assert_eq!(at(&named.to_string()).unwrap(), named);
+        }
         for wrong in ["", "yesterday", "2026-04-01", "@1#x"] {
             assert_eq!(at(wrong).unwrap_err().fault(), Fault::Config, "{wrong}");
         }

@@ -41,6 +41,8 @@ mod replay;
 #[cfg(all(feature = "journal", feature = "postgresql", feature = "sqlite"))]
 mod restore;
 #[cfg(all(feature = "postgresql", feature = "sqlite"))]
+mod repair;
+#[cfg(all(feature = "postgresql", feature = "sqlite"))]
 mod secrets;
 #[cfg(all(feature = "journal", feature = "postgresql", feature = "sqlite"))]
 mod snapshots;

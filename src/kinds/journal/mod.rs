@@ -9,6 +9,7 @@
 //! `format` has the bytes of segments and frames, `codec` those of records, `crypt` what encryption makes of them.
 
 mod back;
+pub mod check;
 mod codec;
 mod crypt;
 mod cursors;

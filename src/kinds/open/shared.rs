@@ -11,7 +11,9 @@ use std::sync::Arc;
 use crate::config::{Config, Enabled, Endpoint, Lanes, Pipeline};
 use crate::error::{Error, Result};
 use crate::kinds::journal::relay::{Ack, Overflow, Relay, Snapshots, Wanted};
-use crate::kinds::journal::{Disk, Folder, Key, Keys, OnDamage, Options, Retention};
+use crate::kinds::journal::{Disk, Folder, Key, Keys, OnDamage, Options, Retention, check};
+use crate::kinds::open::{Level, Remark};
+use crate::model::Micros;
 use crate::source::Source;
 use crate::store::Store;
 
@@ -114,7 +116,7 @@ impl Reader {
             keys,
             retention: Retention {
                 bytes: pipeline.journal.max_bytes,
-                age: i64::try_from(pipeline.journal.retain.as_micros()).unwrap_or(i64::MAX),
+                age: micros(pipeline.journal.retain),
                 outrun: true,
             },
             snapshots: pipeline.journal.snapshot_every.filter(|_| snapshots).map(|every| Snapshots { store, every }),
@@ -198,6 +200,35 @@ impl Log {
         let pipelines = if shares.is_empty() { vec![pipeline.name.clone()] } else { shares };
         Ok(Self { name: name.to_owned(), pipelines, folder, disk, keys: keys(pipeline)? })
     }
+}
+
+/// What is wrong with the journal of a pipeline, or will be when it has one.
+pub fn remarks(config: &Config, pipeline: &Pipeline) -> Vec<Remark> {
+    if !is_relayed(pipeline) {
+        return Vec::new();
+    }
+    let keys = match keys(pipeline) {
+        Ok(keys) => keys,
+        Err(error) => return vec![Remark { level: Level::Error, what: error.to_string(), mend: String::new() }],
+    };
+    let expected = check::Expected {
+        max_bytes: pipeline.journal.max_bytes,
+        snapshot_every: pipeline.journal.snapshot_every.filter(|_| is_journaled(pipeline)).map(micros),
+        now: now(),
+    };
+    let folder = config.state_dir.join(leader(config, pipeline)).join(FOLDER);
+    let remark = |found: check::Finding| {
+        let level = match found.level {
+            check::Level::Warning => Level::Warning,
+            check::Level::Error => Level::Error,
+        };
+        Remark { level, what: found.what, mend: found.mend }
+    };
+    check::check(&folder, &keys, expected).into_iter().map(remark).collect()
+}
+
+fn micros(duration: std::time::Duration) -> Micros {
+    Micros::try_from(duration.as_micros()).unwrap_or(Micros::MAX)
 }
 
 /// Whether a pipeline has a journal that holds something, although its source may be read directly.
