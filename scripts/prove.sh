@@ -42,6 +42,8 @@ damage() { tests damage::; }
 fanout() { tests fanout::; }
 full() { tests full::; }
 standby() { tests standby::; }
+restore() { tests past::restore; }
+test_cluster() { tests past::what_is_replayed; }
 peers() { scripts/bench.sh peers; }
 own() { scripts/bench.sh own; }
 own_journal() { scripts/bench.sh journal; }
@@ -61,5 +63,7 @@ prove 3.10 later-tables later
 prove 4.1 journal-rate own_journal
 prove 4.2 fanout fanout
 prove 4.3 damage damage
+prove 4.4 restore restore
+prove 4.5 test-cluster test_cluster
 prove 4.6 full-disk full
 exit "$failed"

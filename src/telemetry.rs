@@ -121,6 +121,15 @@ pub fn left_out(stream: &str, why: &'static str, count: u64) {
     counter!(names::LEFT_OUT, "stream" => stream.to_owned(), "why" => why).increment(count);
 }
 
+/// So many rows or changes of an etcd source have a value that Teleport could not read either, and are left out. `first`:
+/// nobody was told yet.
+pub fn unreadable(stream: &str, count: u64, first: bool) {
+    left_out(stream, "unreadable", count);
+    if first {
+        tracing::warn!(stream, "values that are empty or not base64 are left out: Teleport could not read them either");
+    }
+}
+
 /// A filter met keys of no class that is known, and left them out; told once for each first component.
 pub fn unknown_family(stream: &str, family: &str) {
     tracing::warn!(

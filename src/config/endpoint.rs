@@ -8,6 +8,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::config::etcd::{self, Etcd};
 use crate::config::section::Section;
 use crate::error::Result;
 use crate::model::{Kind, Layout};
@@ -19,6 +20,8 @@ pub enum Endpoint {
     Sqlite(Sqlite),
     /// A PostgreSQL database.
     Postgresql(Postgresql),
+    /// A prefix of an etcd cluster.
+    Etcd(Etcd),
 }
 
 /// Text that is never shown.
@@ -111,6 +114,7 @@ impl Endpoint {
         match self {
             Self::Sqlite(_) => Kind::Sqlite,
             Self::Postgresql(_) => Kind::Postgresql,
+            Self::Etcd(_) => Kind::Etcd,
         }
     }
 
@@ -119,6 +123,7 @@ impl Endpoint {
         match self {
             Self::Sqlite(_) => Layout::Teleport,
             Self::Postgresql(keys) => keys.layout,
+            Self::Etcd(keys) => keys.layout,
         }
     }
 
@@ -127,6 +132,7 @@ impl Endpoint {
         match (self, other) {
             (Self::Sqlite(a), Self::Sqlite(b)) => (canonical(&a.path) == canonical(&b.path)).then_some("SQLite file"),
             (Self::Postgresql(a), Self::Postgresql(b)) => (a.conn_string == b.conn_string).then_some("database"),
+            (Self::Etcd(a), Self::Etcd(b)) => a.overlaps(b).then_some("keys of one cluster"),
             _ => None,
         }
     }
@@ -158,20 +164,22 @@ pub(super) fn read(pipeline: &Section<'_>, side: &'static str) -> Result<Endpoin
         return Err(pipeline.context.error(pipeline.line, what));
     };
     let keys = Section::new(pipeline.context, side, node)?;
-    let kind = keys.required("type", "sqlite or postgresql")?;
+    let kind = keys.required("type", TYPES)?;
     // Teleport keeps these beside the storage keys; a copied section may hold them.
     keys.accept(&["audit_events_uri", "audit_sessions_uri", "audit_retention_period"]);
     match kind.as_str() {
         "sqlite" | "dir" => sqlite(keys),
         "postgresql" | "postgres" => postgresql(keys, side),
+        "etcd" => etcd::read(keys, side),
         other => match LATER.iter().find(|(name, _)| *name == other) {
             Some((name, known)) => later(keys, name, known),
-            None => {
-                Err(keys.wrong("type", "is not a type of store that driftless knows; it must be sqlite or postgresql"))
-            }
+            None => Err(keys.wrong("type", format!("is not a type of store that driftless knows; it must be {TYPES}"))),
         },
     }
 }
+
+/// Types that can be replicated, for people.
+const TYPES: &str = "sqlite, postgresql or etcd";
 
 /// Types that are recognised and refused, with their keys.
 const LATER: &[(&str, &[&str])] = &[
@@ -203,24 +211,6 @@ const LATER: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "etcd",
-        &[
-            "peers",
-            "prefix",
-            "tls_cert_file",
-            "tls_key_file",
-            "tls_ca_file",
-            "insecure",
-            "username",
-            "password_file",
-            "dial_timeout",
-            "buffer_size",
-            "etcd_max_client_msg_size_bytes",
-            "client_pool_size",
-            "layout",
-        ],
-    ),
-    (
         "firestore",
         &[
             "project_id",
@@ -245,10 +235,8 @@ fn later(keys: Section<'_>, name: &str, known: &[&'static str]) -> Result<Endpoi
         keys.accept(&["table"]);
         keys.context.note(keys.line_of("table"), "`table` is read as `table_name`, which is Teleport's name for it");
     }
-    let refused = keys.wrong(
-        "type",
-        format!("is {name}, which this version of driftless cannot replicate; it must be sqlite or postgresql"),
-    );
+    let refused =
+        keys.wrong("type", format!("is {name}, which this version of driftless cannot replicate; it must be {TYPES}"));
     keys.finish()?;
     Err(refused)
 }
@@ -308,7 +296,7 @@ fn postgresql(keys: Section<'_>, side: &str) -> Result<Endpoint> {
     Ok(Endpoint::Postgresql(endpoint))
 }
 
-fn layout(keys: &Section<'_>) -> Result<Layout> {
+pub(super) fn layout(keys: &Section<'_>) -> Result<Layout> {
     Ok(if keys.word("layout", &["teleport", "raw"])? == Some(1) { Layout::Raw } else { Layout::Teleport })
 }
 

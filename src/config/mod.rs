@@ -4,6 +4,7 @@
 //! and the key, and never a value: connection strings hold passwords. `docs/configuration.md` describes every key.
 
 mod endpoint;
+mod etcd;
 mod expand;
 mod pipeline;
 mod rules;
@@ -16,6 +17,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 pub use endpoint::{AuthMode, Endpoint, Journaling, Postgresql, Secret, Sqlite, Synchronous};
+pub use etcd::Etcd;
 pub use expand::{Outside, Process};
 pub use pipeline::{Ack, Enabled, Journal, Lanes, Manage, Pipeline};
 

@@ -137,10 +137,13 @@ impl<'a> Section<'a> {
         match self.text(key)? {
             Some(text) if !text.is_empty() => Ok(text),
             Some(_) => Err(self.wrong(key, format!("is empty; it must be {meaning}"))),
-            None => {
-                Err(self.context.error(self.line, format!("`{key}` is missing{}; it must be {meaning}", self.place)))
-            }
+            None => Err(self.missing(key, meaning)),
         }
+    }
+
+    /// An error about a key that is not there and must be.
+    pub(super) fn missing(&self, key: &str, meaning: &str) -> Error {
+        self.context.error(self.line, format!("`{key}` is missing{}; it must be {meaning}", self.place))
     }
 
     /// `true` or `false` (`yes`, `no`, `on`, `off` too, as Teleport reads them).

@@ -81,13 +81,15 @@ impl<'a> Comparer<'a> {
         Ok(self.tally)
     }
 
-    /// Compares everything once and writes what differs.
+    /// Compares everything once and writes what differs; done when that is durable.
     pub(crate) async fn repair(mut self) -> Result<Tally> {
         let (source, sink) = (Arc::clone(&self.source), Arc::clone(&self.pipeline.sink_store));
         let ranges = self.fresh(&source).await?;
         self.over_source(Walk { name: None, ranges }).await?;
         let ranges = self.fresh(&sink).await?;
         self.over_sink(Walk { name: None, ranges }).await?;
+        // Whoever asked looks at the sink next, so what was written is durable before he is told.
+        self.desk.mark(Vec::new(), Vec::new()).await?;
         Ok(self.tally)
     }
 

@@ -266,6 +266,19 @@ impl Batch {
         }
     }
 
+    /// Counts from `new` what is counted from `old`, two boundaries between which nothing was committed; `new` is the later
+    /// one, and lies before the next mark.
+    pub fn recount(&mut self, old: &Position, new: &Position) {
+        if self.base.boundary() == old.boundary()
+            && let Position::At { at, .. } = new
+        {
+            self.base = Position::At { at: Arc::clone(at), ordinal: self.base.ordinal() };
+        }
+        for mark in self.buffers.marks.iter_mut().filter(|mark| mark.upto == *old) {
+            mark.upto.clone_from(new);
+        }
+    }
+
     /// Number of changes.
     pub fn len(&self) -> usize {
         self.buffers.changes.len()

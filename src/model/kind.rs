@@ -11,6 +11,8 @@ pub enum Kind {
     Sqlite,
     /// PostgreSQL 13 or later, self-hosted or managed.
     Postgresql,
+    /// An etcd cluster, 3.4 or later.
+    Etcd,
 }
 
 impl fmt::Display for Kind {
@@ -19,6 +21,7 @@ impl fmt::Display for Kind {
             Self::Memory => "memory",
             Self::Sqlite => "sqlite",
             Self::Postgresql => "postgresql",
+            Self::Etcd => "etcd",
         })
     }
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 use crate::config::{Config, Pipeline};
 use crate::engine::foreign;
 use crate::error::{Error, Result};
-use crate::kinds::open::{Endpoint, Level, Side, Wanted, open};
+use crate::kinds::open::shared::remarks;
+use crate::kinds::open::{Endpoint, Level, Remark, Side, Wanted, open};
 use crate::model::{Owner, StreamRecord};
 use crate::ops::outcome::{Finding, Severity};
 use crate::ops::owner;
@@ -26,6 +27,7 @@ pub async fn check(config: &Config) -> Vec<Finding> {
             Ok(route) => findings.of_route(&route, pipeline).await,
             Err(error) => findings.of_broken(&error, Wanted::new(config, pipeline)),
         }
+        findings.remarks("journal", remarks(config, pipeline));
         all.extend(findings.list);
     }
     all
@@ -88,16 +90,18 @@ impl Findings {
     async fn of_side(&mut self, name: &str, side: &Endpoint) {
         match side.remarks().await {
             Err(error) => self.error(name, &error),
-            Ok(remarks) => {
-                for remark in remarks {
-                    let severity = match remark.level {
-                        Level::Note => Severity::Note,
-                        Level::Warning => Severity::Warning,
-                        Level::Error => Severity::Error,
-                    };
-                    self.add(name, severity, remark.what, &remark.mend);
-                }
-            }
+            Ok(remarks) => self.remarks(name, remarks),
+        }
+    }
+
+    fn remarks(&mut self, side: &str, remarks: Vec<Remark>) {
+        for remark in remarks {
+            let severity = match remark.level {
+                Level::Note => Severity::Note,
+                Level::Warning => Severity::Warning,
+                Level::Error => Severity::Error,
+            };
+            self.add(side, severity, remark.what, &remark.mend);
         }
     }
 

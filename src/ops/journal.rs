@@ -9,12 +9,12 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::config::Config;
+use crate::config::{Config, Pipeline};
 use crate::error::{Error, Fault, Result};
 use crate::kinds::journal::{
     self, Cursor, Disk, Given, Keys, Note, Reader, SegmentInfo, Snapshot, list as segments, snapshots, verify_beside,
 };
-use crate::kinds::open::shared::{Log, is_journaled};
+use crate::kinds::open::shared::{Log, is_begun, is_journaled};
 use crate::model::{Batch, Checkpoint, Micros, Op, PartitionId, Position, Steps};
 
 /// LIMIT: changes are shown in pieces of about this many bytes.
@@ -93,6 +93,8 @@ impl std::str::FromStr for Bound {
             Some(at) => text.split_at(at),
             None => ("", text),
         };
+        // As `status` writes it, there is a space between the two.
+        let partition = partition.trim_end();
         let position = position.parse().map_err(|_| {
             Error::config(format!(
                 "read {text:?}: it is neither a time such as 2026-04-01T12:10:30Z nor a position such as @42"
@@ -147,10 +149,11 @@ pub struct Change<'a> {
 /// # Errors
 /// Config, when a pipeline has none.
 pub fn journals(config: &Config, named: bool) -> Result<Vec<Log>> {
-    let any = config.pipelines.iter().any(is_journaled);
+    let has = |pipeline: &&Pipeline| is_journaled(pipeline) || is_begun(config, pipeline);
+    let any = config.pipelines.iter().any(|pipeline| has(&pipeline));
     let mut seen = BTreeSet::new();
     let mut found = Vec::new();
-    for pipeline in config.pipelines.iter().filter(|pipeline| named || !any || is_journaled(pipeline)) {
+    for pipeline in config.pipelines.iter().filter(|pipeline| named || !any || has(pipeline)) {
         let log = Log::of(config, pipeline)?;
         if seen.insert(log.name.clone()) {
             found.push(log);
@@ -363,7 +366,10 @@ mod tests {
         assert_eq!(at("@42").unwrap(), Bound::Position(None, Position::at("42")));
         assert_eq!(at("start").unwrap(), Bound::Position(None, Position::Start));
         let named = Bound::Position(Some(PartitionId::new("pg/1/2/slot")), Position::at("00/01").plus(3));
-        assert_eq!(at("pg/1/2/slot@00/01#3").unwrap(), named);
+        for text in ["pg/1/2/slot@00/01#3", "pg/1/2/slot @00/01#3"] {
+            assert_eq!(at(text).unwrap(), named);
+            assert_eq!(at(&named.to_string()).unwrap(), named);
+        }
         for wrong in ["", "yesterday", "2026-04-01", "@1#x"] {
             assert_eq!(at(wrong).unwrap_err().fault(), Fault::Config, "{wrong}");
         }

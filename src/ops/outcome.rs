@@ -63,7 +63,7 @@ pub enum Severity {
 pub struct Finding {
     /// Stream name.
     pub name: String,
-    /// `src`, `dst`, or empty when it is about both.
+    /// `src`, `dst`, `journal`, or empty when it is about both sides.
     pub side: String,
     /// How bad it is.
     pub severity: Severity,

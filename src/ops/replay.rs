@@ -70,7 +70,7 @@ pub async fn replay(
     });
     let found = found.await?;
     let past = Past::new(span, speed);
-    let route = work.route(Arc::clone(&past), Arc::new(Nothing), &covers)?;
+    let route = work.route(Arc::clone(&past), Arc::new(Nothing), &found.tables, &covers)?;
     if begins {
         work.refuse_foreign(&route).await?;
     }
@@ -92,7 +92,7 @@ pub async fn foresee(config: &Config, pipeline: &Pipeline, wanted: &Wanted) -> R
     });
     let found = found.await?;
     let past = Past::new(span, Speed::Max);
-    let route = work.route(Arc::clone(&past), Arc::new(Nothing), &covers)?;
+    let route = work.route(Arc::clone(&past), Arc::new(Nothing), &found.tables, &covers)?;
     let source = route.source.source.as_ref().ok_or_else(|| Error::bug("replay: no source"))?;
     let pool = Pool::for_memory(config.memory_of_one());
     let mut tail = source.tail(&covers.begin, &pool).await?;
@@ -133,12 +133,16 @@ fn sort(row: Row<'_>, layout: Layout) -> std::borrow::Cow<'_, str> {
     match (row.op, classes::of(row.key)) {
         (Op::Clear, _) => "all".into(),
         (_, Some(known)) => known.class.name().into(),
-        (_, None) => {
-            let text = String::from_utf8_lossy(row.key).into_owned();
-            let end = text.match_indices('/').nth(1).map_or(0, |(at, _)| at + 1);
-            if end == 0 { "other".into() } else { text[..end].to_owned().into() }
-        }
+        (_, None) => family(row.key).unwrap_or("other").into(),
     }
+}
+
+/// The first part of a key that has more of them: what sort of item it is, if it looks like the name of one.
+fn family(key: &[u8]) -> Option<&str> {
+    let end = 1 + key.strip_prefix(b"/")?.iter().position(|byte| *byte == b'/')?;
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+    let named = (2..=40).contains(&end) && key[1..end].iter().all(plain);
+    if named { std::str::from_utf8(&key[..=end]).ok() } else { None }
 }
 
 fn replayed(pipeline: &Pipeline, covers: &Covers, found: &Survey) -> Replayed {
@@ -193,7 +197,7 @@ mod tests {
         let mut batch = Batch::unpooled();
         batch.begin(&PartitionId::new("p"), Position::Start, Steps::Ordinal);
         let table = batch.table(&Arc::default());
-        for key in ["/tokens/planted", "/nobody/knows/planted", "planted"] {
+        for key in ["/tokens/planted", "/nobody/knows/planted", "planted", "/plan ted/x"] {
             batch.push(Op::Put, false, table, key.as_bytes(), b"", 0);
         }
         batch.push(Op::Delete, false, table, b"/tokens/planted", b"", 0);
@@ -201,6 +205,6 @@ mod tests {
         let mut sorts = Vec::new();
         count(&batch, Layout::Teleport, &mut sorts);
         let told: Vec<_> = sorts.iter().map(|sort| (sort.what.as_str(), sort.puts, sort.deletes)).collect();
-        assert_eq!(told, [("tokens", 1, 1), ("/nobody/", 1, 0), ("other", 1, 0)]);
+        assert_eq!(told, [("tokens", 1, 1), ("/nobody/", 1, 0), ("other", 2, 0)]);
     }
 }

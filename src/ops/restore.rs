@@ -16,6 +16,7 @@ use crate::ops::journal::Bound;
 use crate::ops::outcome::Restored;
 use crate::ops::past::{Covers, Work, reach, seek, shown};
 use crate::ops::view::positions;
+use crate::store::Store as _;
 
 /// Restores; `None` if it was told to stop before it was done, after which the same command goes on.
 ///
@@ -54,7 +55,8 @@ pub async fn restore(
         .await?;
     let items = pages.items();
     let past = Past::new(work.span(&covers), Speed::Max);
-    let route = work.route(Arc::clone(&past), Arc::new(pages), &covers)?;
+    let tables = pages.tables().await?;
+    let route = work.route(Arc::clone(&past), Arc::new(pages), &tables, &covers)?;
     if begins {
         work.refuse_foreign(&route).await?;
     }

@@ -147,6 +147,20 @@ fn scope(pipeline: &Pipeline, source: Kind, sink: Kind) -> Scope {
     if let (Layout::Raw, crate::config::Endpoint::Postgresql(keys)) = (layout, &pipeline.src) {
         extent.extend(keys.tables.iter().map(|table| format!("table {table:?}")));
     }
+    if let crate::config::Endpoint::Etcd(keys) = &pipeline.src {
+        extent.extend(keys.prefix.iter().map(|prefix| format!("prefix {prefix:?}")));
+    }
+    // Under another prefix of the sink there would be another copy, and the old one would stay for ever.
+    let place = match &pipeline.dst {
+        crate::config::Endpoint::Etcd(keys) => match (&keys.prefix, &pipeline.src) {
+            (Some(prefix), _) => format!(", under {prefix:?}"),
+            (None, crate::config::Endpoint::Etcd(src)) => {
+                format!(", under {:?}", src.prefix.as_deref().unwrap_or_default())
+            }
+            (None, _) => String::new(),
+        },
+        _ => String::new(),
+    };
     // The order in which somebody writes them down is no difference.
     extent.sort_unstable();
     extent.dedup();
@@ -155,7 +169,8 @@ fn scope(pipeline: &Pipeline, source: Kind, sink: Kind) -> Scope {
         Lanes::Auto => 1,
         Lanes::Fixed(lanes) => lanes,
     };
-    Scope { layout: format!("{layout} {source} {sink}{}", pipeline.rules.layout()), extent: extent.join("\n"), lanes }
+    let layout = format!("{layout} {source} {sink}{place}{}", pipeline.rules.layout());
+    Scope { layout, extent: extent.join("\n"), lanes }
 }
 
 #[cfg(test)]
@@ -189,6 +204,16 @@ mod tests {
         assert_eq!(scope.lanes, 1);
         assert_eq!(scope_of("lanes: 4\n").lanes, 4);
         assert_ne!(scope_of("").extent, scope.extent);
+        let etcd = |yaml: &str| {
+            let config = config::parse("clone.yaml", yaml, &Nothing).unwrap();
+            super::scope(&config.pipelines[0], Kind::Etcd, Kind::Etcd)
+        };
+        let raw = "layout: raw, peers: ['localhost:";
+        let moved =
+            etcd(&format!("src: {{type: etcd, {raw}1'], prefix: /a/}}\ndst: {{type: etcd, {raw}2'], prefix: b}}\n"));
+        assert_eq!((&moved.layout[..], &moved.extent[..]), ("raw etcd etcd, under \"b\"", "prefix \"/a/\""));
+        let same = etcd(&format!("src: {{type: etcd, {raw}1'], prefix: /a/}}\ndst: {{type: etcd, {raw}2']}}\n"));
+        assert_eq!(same.layout, "raw etcd etcd, under \"/a/\"");
         // What would leave something behind if it changed is refused by the sink, so it stands in the layout.
         let other = scope_of("profile: test-cluster\nrename: {from: /a/, to: /b/}\n");
         assert_eq!(other.layout, "teleport sqlite sqlite, profile test-cluster, \"/a/\" renamed to \"/b/\"");

@@ -14,7 +14,7 @@ use crate::engine::heal::Tally;
 use crate::engine::pipeline::RepairRequest;
 use crate::engine::status::{Shared, State};
 use crate::error::{Error, Fault, Result};
-use crate::kinds::open::shared::{Reader, is_journaled, leader};
+use crate::kinds::open::shared::{Reader, is_relayed, leader};
 use crate::ops::control::{Handler, Request, Server};
 use crate::ops::route::Route;
 use crate::ops::view::View;
@@ -25,6 +25,8 @@ use crate::source::Fut;
 pub struct Work {
     routes: Vec<Route>,
     readers: Vec<Reader>,
+    /// By pipeline: its reader, if it has one.
+    follows: Vec<Option<usize>>,
     statuses: Vec<(Shared, Duration)>,
 }
 
@@ -34,24 +36,29 @@ impl Work {
     /// # Errors
     /// Config, for the first one that cannot be opened.
     pub fn open(config: &Config) -> Result<Self> {
-        let mut readers: BTreeMap<&str, Reader> = BTreeMap::new();
-        let mut routes = Vec::new();
+        let mut known: BTreeMap<&str, usize> = BTreeMap::new();
+        let (mut routes, mut readers, mut follows): (Vec<_>, Vec<Reader>, Vec<_>) = Default::default();
         for pipeline in &config.pipelines {
+            let mut follow = None;
             routes.push(Route::open_through(config, pipeline, &mut |source| {
-                if !is_journaled(pipeline) {
+                if !is_relayed(pipeline) {
                     return Ok(source.0);
                 }
                 let name = leader(config, pipeline);
-                let reader = match readers.entry(name) {
-                    Entry::Occupied(known) => known.into_mut(),
-                    Entry::Vacant(new) => new.insert(Reader::new(config, pipeline, name, source)?),
+                let index = match known.entry(name) {
+                    Entry::Occupied(known) => *known.get(),
+                    Entry::Vacant(new) => {
+                        readers.push(Reader::new(config, pipeline, name, source)?);
+                        *new.insert(readers.len() - 1)
+                    }
                 };
-                Ok(reader.source(&pipeline.name))
+                follow = Some(index);
+                Ok(readers[index].source(&pipeline.name))
             })?);
+            follows.push(follow);
         }
-        let readers = readers.into_values().collect();
         let statuses = config.pipelines.iter().map(|p| (Shared::new(&p.name), p.lag_budget)).collect();
-        Ok(Self { routes, readers, statuses })
+        Ok(Self { routes, readers, follows, statuses })
     }
 
     /// What each of them says of itself, with its `lag_budget`.
@@ -67,11 +74,21 @@ impl Work {
         let mut running = JoinSet::new();
         for (index, (route, (status, _))) in self.routes.into_iter().zip(self.statuses).enumerate() {
             let (config, stop) = (Arc::clone(&config), stop.clone());
-            running.spawn(async move { one(&config, index, route, takeover, status, stop).await });
+            running.spawn(async move { (index, one(&config, index, route, takeover, status, stop).await) });
         }
+        let mut follows = self.follows;
         let mut first = Ok(());
         while let Some(ended) = running.join_next().await {
-            let result = ended.unwrap_or_else(|_| Err(Error::bug("run a pipeline: its task has panicked")));
+            let (index, mut result) = match ended {
+                Ok((index, result)) => (Some(index), result),
+                Err(_) => (None, Err(Error::bug("run a pipeline: its task has panicked"))),
+            };
+            // Whoever takes the stream over somewhere else finds the source free, whatever goes on here.
+            let reader = index.and_then(|index| follows[index].take());
+            if let Some(reader) = reader.filter(|reader| !follows.contains(&Some(*reader))) {
+                let stopped = self.readers[reader].stop().await;
+                result = result.and(stopped);
+            }
             let Err(error) = result else { continue };
             if !running.is_empty() {
                 tracing::error!(%error, "a pipeline has stopped; the others go on");
@@ -80,7 +97,7 @@ impl Work {
                 first = Err(error);
             }
         }
-        for reader in self.readers {
+        for reader in &self.readers {
             let stopped = reader.stop().await;
             first = first.and(stopped);
         }

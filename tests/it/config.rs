@@ -225,7 +225,7 @@ fn endpoints_are_checked_key_by_key() {
         (String::new(), "line 1: `src` is missing; it says where the replica's changes come from"),
         ("- 1\n".into(), "line 1: expected keys such as `src:` and `dst:`, found a list"),
         ("src: planted-3\n".into(), "line 1: `src` must be a map of keys, found text"),
-        ("src: {}\n".into(), "line 1: `type` is missing in `src`; it must be sqlite or postgresql"),
+        ("src: {}\n".into(), "line 1: `type` is missing in `src`; it must be sqlite, postgresql or etcd"),
         ("src:\n  type: mysql\n".into(), "line 2: `type` in `src` is not a type of store that driftless knows"),
         ("src: {type: sqlite}\n".into(), "line 1: `path` is missing in `src`; it must be the directory that holds sqlite.db"),
         ("src: {type: sqlite, path: ''}\n".into(), "line 1: `path` in `src` is empty; it must be the directory that holds sqlite.db"),
@@ -238,8 +238,27 @@ fn endpoints_are_checked_key_by_key() {
         ("src: {type: postgres, conn_string: h, tables: [public.a]}\n".into(), "line 1: `tables` in `src` has a meaning only with `layout: raw`"),
         ("src: {type: postgres, conn_string: h, layout: raw}\n".into(), "line 1: `layout: raw` in `src` needs `tables`, such as [\"public.*\"]"),
         ("src: {type: postgres, conn_string: h, layout: raw, tables: [a]}\n".into(), "line 1: `tables` in `src` must name tables with their schema"),
-        ("src: {type: etcd, peers: [a], prefix: /}\n".into(), "line 1: `type` in `src` is etcd, which this version of driftless cannot replicate; it must be sqlite or postgresql"),
-        ("src: {type: etcd, perrs: [a]}\n".into(), "line 1: unknown key `perrs` in `src`; did you mean `peers`?"),
+        ("src: {type: etcd, peers: [a], prefix: /t, prefx: /u}\n".into(), "line 1: unknown key `prefx` in `src`; did you mean `prefix`?"),
+        ("src: {type: etcd, prefix: /t/}\n".into(), "line 1: `peers` is missing in `src`; it must be a list of addresses such as"),
+        ("src: {type: etcd, peers: []}\n".into(), "line 1: `peers` in `src` must be a list of addresses such as"),
+        ("src: {type: etcd, peers: [ftp://a]}\n".into(), "line 1: `peers` in `src` must be a list of addresses such as"),
+        ("src: {type: etcd, peers: ['https://u:planted-3@a:1']}\n".into(), "line 1: `peers` in `src` must be a list of addresses such as"),
+        ("src: {type: etcd, peers: ['http://a:1']}\n".into(), "line 1: `peers` in `src` names a peer of another machine with `http://`, which sends secrets in clear; use `https://`, or say `insecure: true`"),
+        ("src: {type: etcd, peers: [a]}\n".into(), "line 1: `prefix` is missing in `src`; it must be what stands before every key, such as /teleport/"),
+        ("src: {type: etcd, peers: [a], prefix: ''}\n".into(), "line 1: `prefix` in `src` is empty; it must be what stands"),
+        ("src: {type: etcd, peers: [a], layout: raw}\n".into(), "line 1: `prefix` is missing in `src`; it must be what stands before every key that is copied"),
+        ("src: {type: etcd, peers: [a], prefix: driftless/x}\n".into(), "line 1: `prefix` in `src` lies under /driftless/, where"),
+        ("src:\n  type: etcd\n  peers: [a]\n  prefix: /t\n  tls_cert_file: /c\n".into(), "line 5: `tls_cert_file` in `src` needs `tls_key_file` beside it"),
+        ("src: {type: etcd, peers: [a], prefix: /t, tls_key_file: /k}\n".into(), "line 1: `tls_key_file` in `src` needs `tls_cert_file` beside it"),
+        ("src: {type: etcd, peers: ['http://[::1]:1'], prefix: /t, tls_key_file: /k, tls_cert_file: /c}\n".into(), "line 1: `tls_cert_file` in `src` is never shown to a peer that"),
+        ("src: {type: etcd, peers: [a], prefix: /t, username: planted-3}\n".into(), "line 1: `username` in `src` needs `password_file` beside it"),
+        ("src: {type: etcd, peers: [a], prefix: /t, password_file: /p}\n".into(), "line 1: `password_file` in `src` needs `username` beside it"),
+        ("src: {type: etcd, peers: [a], prefix: /t, password: planted-3}\n".into(), "line 1: unknown key `password` in `src`; known keys are"),
+        ("src: {type: etcd, peers: [a], prefix: /t, lease_budget: 0}\n".into(), "line 1: `lease_budget` in `src` must be a whole number from 1 to 100000"),
+        ("src: {type: etcd, peers: [a], prefix: /t, dial_timeout: 0s}\n".into(), "line 1: `dial_timeout` in `src` must be longer than nothing"),
+        ("src: {type: etcd, peers: [a, b], prefix: /t/}\ndst: {type: etcd, peers: [c, b], prefix: /t/u/}\n".into(), "line 2: `src` and `dst` are the same keys of one cluster; a replica needs a place of its own"),
+        ("src: {type: etcd, peers: [a], prefix: /t/, layout: raw}\ndst: {type: etcd, peers: [a], layout: raw}\n".into(), "line 2: `src` and `dst` are the same keys"),
+        ("src: {type: etcd, peers: [a], prefix: /t/, layout: raw}\ndst: {type: postgres, conn_string: h, layout: raw}\n".into(), "line 1: `src` and `dst` are of different kinds (etcd and postgresql), which `layout: raw` cannot connect"),
         ("src: {type: dynamodb, region: r, table: t}\n".into(), "line 1: `type` in `src` is dynamodb, which"),
         (format!("src: {pg}\ndst:\n  type: sqlite\n  path: /x\n  layout: raw\n"), "line 5: `layout` in `dst` must be teleport for a SQLite file"),
         (format!("src: {pg}\ndst: {pg}\n"), "line 2: `src` and `dst` are the same database; a replica needs a place of its own"),
@@ -250,6 +269,36 @@ fn endpoints_are_checked_key_by_key() {
         assert!(said.starts_with(&format!("read clone.yaml {error}")), "{text}\n  said:     {said}\n  expected: {error}");
         assert!(!said.contains("planted"), "{said}");
     }
+}
+
+#[test]
+fn every_key_of_an_etcd_side_is_read() {
+    let config = parse(
+        "src:\n  type: etcd\n  peers: [etcd-1, \"https://[2001:db8::1]:99\", \"http://127.0.0.1:1\"]\n  prefix: teleport/\n  \
+         tls_ca_file: /ca\n  insecure: false\n  username: replica\n  \
+         password_file: /pw\n  dial_timeout: 2s\n  buffer_size: 1\n  etcd_max_client_msg_size_bytes: 4096\n  \
+         client_pool_size: 3\n  lease_budget: 50\n  layout: teleport\n\
+         dst: {type: etcd, peers: 'a:1', prefix: /t, tls_cert_file: /c, tls_key_file: /k}\n",
+    )
+    .unwrap();
+    let (Endpoint::Etcd(src), Endpoint::Etcd(dst)) = (&config.pipelines[0].src, &config.pipelines[0].dst) else {
+        panic!("etcd")
+    };
+    assert_eq!(src.peers, ["https://etcd-1:2379", "https://[2001:db8::1]:99", "http://127.0.0.1:1"]);
+    assert_eq!(src.prefix.as_deref(), Some("/teleport/"));
+    assert_eq!((src.tls_ca_file.as_deref(), src.insecure), (Some(Path::new("/ca")), false));
+    assert_eq!((src.username.as_deref(), src.password_file.as_deref()), (Some("replica"), Some(Path::new("/pw"))));
+    assert_eq!((src.dial_timeout.as_secs(), src.max_message, src.lease_budget), (2, Some(4096), 50));
+    assert_eq!((dst.prefix.as_deref(), dst.peers.len(), dst.dial_timeout.as_secs()), (Some("/t"), 1, 5));
+    assert_eq!(config.pipelines[0].name, "etcd-to-etcd");
+    let raw = parse(
+        "src: {type: etcd, peers: a, layout: raw, prefix: ''}\ndst: {type: etcd, peers: 'http://b', insecure: true, layout: raw, prefix: app}\n",
+    )
+    .unwrap();
+    let (Endpoint::Etcd(src), Endpoint::Etcd(dst)) = (&raw.pipelines[0].src, &raw.pipelines[0].dst) else {
+        panic!("etcd")
+    };
+    assert_eq!((src.prefix.as_deref(), dst.prefix.as_deref(), dst.insecure), (Some(""), Some("app"), true));
 }
 
 #[test]

@@ -11,10 +11,14 @@ mod config;
 mod sqlite;
 #[macro_use]
 mod conformance;
+#[cfg(all(feature = "etcd", feature = "postgresql", feature = "sqlite"))]
+mod etcd;
 #[cfg(all(feature = "postgresql", feature = "sqlite"))]
 mod filter;
 #[cfg(all(feature = "journal", feature = "sqlite"))]
 mod journal;
+#[cfg(all(feature = "journal", feature = "postgresql", feature = "sqlite"))]
+mod overflow;
 #[cfg(feature = "postgresql")]
 mod pgadmin;
 #[cfg(feature = "postgresql")]
@@ -32,6 +36,8 @@ mod pgstream;
 #[cfg(feature = "postgresql")]
 mod pgwatch;
 mod prove;
+#[cfg(all(feature = "postgresql", feature = "sqlite"))]
+mod repair;
 #[cfg(all(feature = "journal", feature = "postgresql", feature = "sqlite"))]
 mod replay;
 #[cfg(all(feature = "journal", feature = "postgresql", feature = "sqlite"))]

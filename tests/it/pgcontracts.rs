@@ -66,6 +66,7 @@ async fn rig() -> Rig {
         sink: Arc::new(PgSink::new(&sink_options).unwrap()),
         sink_store: Arc::new(PgStore::teleport_sink(&Endpoint::new(&sink_options).unwrap())),
         write: Box::new(move |all| run(source, &from, &writes(all))),
+        held: <[u8]>::to_vec,
         guard: Box::new(state),
     }
 }

@@ -9,11 +9,6 @@ use crate::support::pg;
 use crate::support::scale::PLANTED;
 use crate::support::teleport::{Item, PgDb, SqliteDb, items, now_us, uuid};
 
-/// Where something ended, as a position of the command line.
-fn position(places: &Value) -> String {
-    places.as_str().unwrap().split_once(' ').unwrap().1.to_owned()
-}
-
 /// A destination that has the state of a moment.
 fn restored(past: &Past, name: &str, moment: usize) -> Db {
     let dst = past.empty(name);
@@ -39,8 +34,8 @@ fn from_place_to_place(past: &Past) {
         assert!((low..=high).contains(&time), "{low} {time} {high}");
     }
     // By position, and with no end: to where the journal ends.
-    let behind = position(&done["until"]);
-    past.site.done("replay", &["--from", &behind, "--until", at(3), "--force"]);
+    let behind = done["until"].as_str().unwrap();
+    past.site.done("replay", &["--from", behind, "--until", at(3), "--force"]);
     past.assert_is(&dst, &past.moments[3]);
     past.site.done("replay", &["--from", at(3), "--force"]);
     let now = now_us();
@@ -119,12 +114,29 @@ fn a_replay_goes_by_as_fast_as_it_is_told_and_one_that_was_killed_goes_on() {
     let program = past.site.start("replay", &[&range[..], &["--speed", "1x"]].concat());
     until("something of it is there", &past.site, || dst.dump(now_us()) != before);
     program.kill();
+    dst.recover();
     assert_ne!(dst.residue(), "", "it was killed on its way");
-    let refused = past.site.run("replay", &["--from", at(0), "--until", at(3), "--force"]);
+    let refused = past.site.run("replay", &["--from", at(0), "--until", at(3)]);
     assert_eq!(refused.code, Some(2), "{}", refused.stderr);
     assert!(refused.stderr.contains("is not finished"), "{}", refused.stderr);
-    past.site.done("replay", &range[..]);
+    let filters = past.site.run("replay", &range[..4]);
+    assert_eq!(filters.code, Some(0), "one that goes on was admitted before: {}", filters.stderr);
     past.assert_is(&dst, &past.moments[4]);
+
+    // One that is given up for another.
+    let dst = restored(&past, "given-up", 0);
+    let program = past.site.start("replay", &[&range[..], &["--speed", "1x"]].concat());
+    until("something of it is there", &past.site, || dst.dump(now_us()) == past.moments[1].lines);
+    program.kill();
+    dst.recover();
+    let other = ["--from", at(1), "--until", at(3)];
+    assert_eq!(past.site.run("replay", &other).code, Some(2));
+    past.site.done("replay", &[&other[..], &["--force"]].concat());
+    past.assert_is(&dst, &past.moments[3]);
+    past.site.done("replay", &["--from", at(3), "--until", at(4), "--force"]);
+    past.assert_is(&dst, &past.moments[4]);
+    let readers = past.site.done("journal ls", &[])["readers"].clone();
+    assert_eq!(readers.as_array().unwrap().len(), 1, "only the one that follows: {readers}");
 
     let dst = restored(&past, "slow", 0);
     let slow = past.site.done("replay", &[&range[..], &["--speed", "1x"]].concat());

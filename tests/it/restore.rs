@@ -70,6 +70,13 @@ impl Db {
         7
     }
 
+    /// Rolls back what a killed process had not committed; who only reads may not.
+    pub fn recover(&self) {
+        if let Self::Sqlite(db) = self {
+            db.run("select count(*) from sqlite_schema;");
+        }
+    }
+
     /// What our own bookkeeping left there.
     pub fn residue(&self) -> String {
         match self {
@@ -233,6 +240,8 @@ fn what_cannot_be_restored_is_refused_and_says_what_can() {
     let finished = past.site.run("restore", &["--at", &at.at]);
     assert_eq!(finished.code, Some(2), "{}", finished.stderr);
     assert_same(&held, &dst.dump(now_us()));
+    let readers = past.site.done("journal ls", &[])["readers"].clone();
+    assert_eq!(readers.as_array().unwrap().len(), 1, "nothing is kept for what was refused: {readers}");
     past.site.done("restore", &["--at", &past.moments[1].at, "--force"]);
     let now = dst.dump(now_us());
     assert!(past.moments[1].lines.iter().all(|line| now.contains(line)));
@@ -258,6 +267,7 @@ fn a_restore_that_was_killed_goes_on_to_the_very_same_instant_and_to_no_other() 
             db.file().exists() && db.query(sql) == "1" && db.query("select count(*) from kv") != "0"
         });
         program.kill();
+        dst.recover();
         if dst.residue() != "" {
             break dst;
         }
@@ -268,4 +278,118 @@ fn a_restore_that_was_killed_goes_on_to_the_very_same_instant_and_to_no_other() 
     past.site.done("restore", &["--at", &first.at]);
     past.assert_is(&dst, first);
     assert_eq!(past.site.done("journal ls", &[])["readers"].as_array().unwrap().len(), 1, "only the one that follows");
+}
+
+/// Everything in the tables of a raw database, as the server prints it.
+fn raw(db: &PgDb) -> String {
+    db.run(
+        "select 'account ' || a::text from accounts a union all select 'pair ' || p::text from pairs p \
+         union all select 'none ' || n::text from none n order by 1",
+    )
+}
+
+#[test]
+fn any_tables_can_be_restored_and_replayed_with_values_that_changes_do_not_bring() {
+    let source = PgDb::empty(pg::primary(), "raw_past");
+    source.run(
+        "create table accounts (id bigint primary key, name text not null, large text, at timestamptz default now());
+         alter table accounts alter column large set storage external;
+         create table pairs (a int, b text, c numeric, primary key (a, b));
+         create table none (id uuid primary key);
+         insert into accounts select n, 'name ' || n, repeat(md5(n::text), 400) from generate_series(1, 60) n;
+         insert into pairs select n, 'b' || n, n / 7.0 from generate_series(1, 40) n;",
+    );
+    let site = Site::new("restore-raw", "");
+    let yaml = |src: &str, dst: &str| {
+        let side = |url: &str, rest: &str| format!("{{ type: postgresql, conn_string: {url:?}, layout: raw{rest} }}");
+        let (src, dst) = (side(src, ", tables: [\"public.*\"]"), side(dst, ""));
+        format!("name: r\nsrc: {src}\ndst: {dst}\njournal: {{ enabled: true, snapshot_every: 1s }}\n")
+    };
+    site.configure(&yaml(&source.url(), "postgresql://nobody@127.0.0.1:1/none"));
+    let capture = site.start("capture", &[]);
+    let journal = site.folder().join("state/r/journal");
+    until("there is a snapshot", &site, || journal.is_dir() && !snapshots(&site).is_empty());
+    let mut moments = Vec::new();
+    for round in 0..6 {
+        // The large value of an account stays, and is in no change; keys of pairs move.
+        source.run(&format!(
+            "begin; update accounts set name = name || '.' where id % 5 = {m}; delete from accounts where id = {id}; commit;
+             insert into accounts (id, name, large) values ({new}, 'new', repeat('x', 9000));
+             update pairs set b = b || 'm' where a % 6 = {round}; delete from pairs where a = {id};
+             update accounts set large = repeat(md5('{round}'), 300) where id = {large};",
+            m = round % 5,
+            id = 10 + round,
+            new = 100 + round,
+            large = 30 + round
+        ));
+        moments.push(Moment { lines: vec![raw(&source)], at: rfc3339(now_us()) });
+        let taken = snapshots(&site).len();
+        until("there is another snapshot", &site, || round % 2 == 0 || snapshots(&site).len() > taken);
+    }
+    source.run("delete from pairs");
+    until("the end is captured", &site, || {
+        shown(&site) > 0
+            && {
+                let at = source.run("select pg_current_wal_lsn()");
+                let sql = format!(
+                    "select bool_and(confirmed_flush_lsn >= '{at}') from pg_replication_slots where database = current_database()"
+                );
+                source.run(&sql) == "t"
+            }
+    });
+    assert!(capture.stop(PATIENCE).success());
+    site.done("drop-slot", &[]);
+    let mut first = None;
+    for moment in &moments {
+        let dst = PgDb::empty(pg::secondary(), "raw_restored");
+        site.configure(&yaml("postgresql://nobody@127.0.0.1:1/none", &dst.url()));
+        let done = site.done("restore", &["--at", &moment.at]);
+        assert_eq!(raw(&dst), moment.lines[0], "at {}: {done}", moment.at);
+        assert_eq!(dst.run("select count(*) from pg_indexes where schemaname = 'public'"), "3", "keys are built");
+        assert_eq!(Db::Pg(PgDb { server: dst.server, name: dst.name.clone() }).residue(), "");
+        first.get_or_insert(dst);
+    }
+    let dst = first.unwrap();
+    site.configure(&yaml("postgresql://nobody@127.0.0.1:1/none", &dst.url()));
+    for (from, until) in [(0, 3), (3, 5)] {
+        let done = site.done("replay", &["--from", &moments[from].at, "--until", &moments[until].at]);
+        assert_eq!(raw(&dst), moments[until].lines[0], "{done}");
+    }
+}
+
+#[test]
+fn a_bit_that_flipped_in_the_journal_is_named_and_nothing_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = Db::Sqlite(SqliteDb::create(folder.path().join("src"), &items(100)));
+    let past = Past::made("restore-damaged", source, 3, Db::write);
+    let segments = past.site.done("journal ls", &[])["segments"].clone();
+    let file = segments[0]["file"].as_str().unwrap();
+    let path = past.site.folder().join("state/s/journal").join(file);
+    let sound = std::fs::read(&path).unwrap();
+    let at = past.moments[2].at.as_str();
+    let mut refused = 0;
+    for place in (0..sound.len()).step_by(sound.len() / 12) {
+        let mut damaged = sound.clone();
+        damaged[place] ^= 0x10;
+        std::fs::write(&path, &damaged).unwrap();
+        let dst = past.empty(&format!("dst-{place}"));
+        past.aim(&dst, "");
+        let finished = past.site.run("restore", &["--at", at]);
+        let Db::Sqlite(db) = &dst else { unreachable!() };
+        if finished.code == Some(0) {
+            // What is not needed for this instant is not read.
+            past.assert_is(&dst, &past.moments[2]);
+            continue;
+        }
+        assert_eq!(finished.code, Some(1), "byte {place}: {}", finished.stderr);
+        assert!(finished.stderr.contains(file.trim_start_matches('0')), "byte {place}: {}", finished.stderr);
+        assert!(!db.folder.exists(), "byte {place}");
+        refused += 1;
+    }
+    assert!(refused > 0);
+    std::fs::write(&path, &sound).unwrap();
+    let dst = past.empty("sound");
+    past.aim(&dst, "");
+    past.site.done("restore", &["--at", at]);
+    past.assert_is(&dst, &past.moments[2]);
 }

@@ -3,18 +3,21 @@
 //! Same kind on both sides: bodies go as they came. Different kinds: through [`Item`], the view that both understand.
 //!
 //! What is equal across kinds:
-//! - *Expiry* in the coarser unit of the two sides; an instant between two units is rounded up, never lost.
+//! - *Expiry* in the coarser unit of the two sides; an instant between two units is rounded up, never lost. Where one side
+//!   cannot tell an instant exactly (etcd: a lease), as far as it can tell.
 //! - *Revision* where the sink can hold the source's as it is. Blank is equal to blank, however a kind writes it.
 //! - What has expired is absent on either side: it is never written, and the sink's copy is deleted.
 //!
 //! What a stream leaves out, renames or masks is no matter here: [`bodies`] says how a kind's bodies are looked into, and who
 //! filters does it before anything comes here. Pure: the clock comes in.
 
+#[cfg(feature = "etcd")]
+mod etcd;
 #[cfg(feature = "postgresql")]
 mod postgresql;
 #[cfg(feature = "sqlite")]
 mod sqlite;
-#[cfg(all(test, feature = "postgresql", feature = "sqlite"))]
+#[cfg(all(test, feature = "etcd", feature = "postgresql", feature = "sqlite"))]
 mod tests;
 
 use std::sync::Arc;
@@ -34,8 +37,11 @@ pub fn bridge(source: Kind, sink: Kind, layout: Layout) -> Result<Arc<dyn Bridge
     match (layout, source, sink) {
         #[cfg(feature = "postgresql")]
         (Layout::Raw, Kind::Postgresql, Kind::Postgresql) => Ok(Arc::new(postgresql::Raw::default())),
+        #[cfg(feature = "etcd")]
+        (Layout::Raw, Kind::Etcd, Kind::Etcd) => Ok(Arc::new(etcd::Raw)),
         (Layout::Raw, ..) => {
-            Err(Error::config(format!("connect {source} with {sink}: layout raw needs postgresql on both sides")))
+            let what = "layout raw needs postgresql on both sides, or etcd on both";
+            Err(Error::config(format!("connect {source} with {sink}: {what}")))
         }
         (Layout::Teleport, ..) => {
             Ok(Arc::new(Items { source: codec(source)?, sink: codec(sink)?, one_kind: source == sink }))
@@ -53,6 +59,8 @@ pub fn bodies(kind: Kind) -> Result<Arc<dyn Bodies>> {
         Kind::Sqlite => Ok(Arc::new(sqlite::Sqlite)),
         #[cfg(feature = "postgresql")]
         Kind::Postgresql => Ok(Arc::new(postgresql::Postgresql::new()?)),
+        #[cfg(feature = "etcd")]
+        Kind::Etcd => Ok(Arc::new(etcd::Etcd)),
         Kind::Memory => Err(Error::bug("look into bodies: the memory kind does not hold Teleport's items")),
         #[allow(unreachable_patterns, reason = "reached in builds that leave a kind out")]
         kind => Err(super::left_out(kind)),
@@ -65,6 +73,8 @@ fn codec(kind: Kind) -> Result<Box<dyn Codec>> {
         Kind::Sqlite => Ok(Box::new(sqlite::Sqlite)),
         #[cfg(feature = "postgresql")]
         Kind::Postgresql => Ok(Box::new(postgresql::Postgresql::new()?)),
+        #[cfg(feature = "etcd")]
+        Kind::Etcd => Ok(Box::new(etcd::Etcd)),
         Kind::Memory => Err(Error::bug("make a bridge: the memory kind does not hold Teleport's items")),
         #[allow(unreachable_patterns, reason = "reached in builds that leave a kind out")]
         kind => Err(super::left_out(kind)),
@@ -90,6 +100,11 @@ trait Codec: Send + Sync {
 
     /// The finest difference of expiry that it can hold, in nanoseconds.
     fn unit(&self) -> i128;
+
+    /// How far two instants may be apart and still be one, in nanoseconds, where it cannot tell them exactly.
+    fn slack(&self) -> i128 {
+        0
+    }
 
     /// Whether it can hold a revision as it is.
     fn holds(&self, revision: &[u8]) -> bool;
@@ -130,6 +145,12 @@ impl Bridge for Items {
             }
         }
         let revision = self.sink.holds(&source.revision);
+        let slack = self.source.slack().max(self.sink.slack());
+        if let (Some(a), Some(b)) = (source.expires, sink.expires)
+            && (a - b).abs() <= slack
+        {
+            sink.expires = source.expires;
+        }
         Ok(same_item(&source, &sink, self.source.unit().max(self.sink.unit()), revision))
     }
 

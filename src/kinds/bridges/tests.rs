@@ -1,4 +1,4 @@
-//! The four routes between two kinds, with the formats' own test vectors.
+//! The routes between two kinds, with the formats' own test vectors.
 #![allow(clippy::unwrap_used)] // Tests stop at the first surprise.
 
 use std::sync::Arc;
@@ -7,6 +7,7 @@ use rusqlite::types::ValueRef;
 
 use super::{bodies, bridge};
 use crate::bridge::{Bridge, Verdict};
+use crate::kinds::etcd::body as etcd;
 use crate::kinds::postgres::kvrow::{self, Kv};
 use crate::kinds::postgres::rowcodec::{self, Value};
 use crate::kinds::sqlite::body::{self, Body};
@@ -54,6 +55,10 @@ fn stored(kind: Kind, key: &str, item: &Item) -> Stored {
             body::from_item(item, T, &mut out).unwrap();
             Arc::default()
         }
+        Kind::Etcd => {
+            etcd::from_item(item, &mut out);
+            Arc::default()
+        }
         _ => {
             let shape = kvrow::shape("public");
             Kv::of(&shape).unwrap().from_item(key.as_bytes(), item, &mut out);
@@ -71,7 +76,7 @@ fn carried(bridge: &dyn Bridge, from: &Stored, sink: Kind) -> Stored {
         Verdict::Body => out,
         Verdict::Delete => panic!("it has not expired"),
     };
-    let table = if sink == Kind::Sqlite { Arc::default() } else { kvrow::shape("public").table() };
+    let table = if sink == Kind::Postgresql { kvrow::shape("public").table() } else { Arc::default() };
     Stored { key: from.key.clone(), body, table }
 }
 
@@ -86,6 +91,84 @@ const ROUTES: [(Kind, Kind); 4] = [
     (Kind::Postgresql, Kind::Postgresql),
 ];
 
+/// The item in what is stored.
+fn read(kind: Kind, body: &[u8]) -> Item {
+    match kind {
+        Kind::Sqlite => body::to_item(body).unwrap(),
+        Kind::Etcd => etcd::to_item(body).unwrap(),
+        _ => Kv::of(&kvrow::shape("public")).unwrap().to_item(body).unwrap(),
+    }
+}
+
+const WITH_ETCD: [(Kind, Kind); 5] = [
+    (Kind::Etcd, Kind::Etcd),
+    (Kind::Etcd, Kind::Sqlite),
+    (Kind::Etcd, Kind::Postgresql),
+    (Kind::Sqlite, Kind::Etcd),
+    (Kind::Postgresql, Kind::Etcd),
+];
+
+#[test]
+fn every_vector_goes_to_etcd_and_comes_from_it_with_value_and_expiry() {
+    for (from, to) in WITH_ETCD {
+        let bridge = route(from, to);
+        for (key, value, expires) in items() {
+            let source = stored(from, key, &item(value, expires, if from == Kind::Etcd { "" } else { R }));
+            let sink = carried(&*bridge, &source, to);
+            let got = read(to, &sink.body);
+            assert_eq!((&got.value[..], got.expires), (value, expires), "{from} to {to}: {key}");
+            assert!(bridge.same(source.row(), sink.row()).unwrap(), "{from} to {to}: {key}");
+            for other in [item(b"other", expires, ""), item(value, Some(E + 16_000_000_000), "")] {
+                let other = stored(to, key, &other);
+                assert!(!bridge.same(source.row(), other.row()).unwrap(), "{from} to {to}: {key}");
+            }
+        }
+    }
+}
+
+/// What a lease tells is late by seconds, and a destination's own leases end a little later still.
+#[test]
+fn expiries_are_equal_as_far_as_a_lease_can_tell_on_either_side() {
+    for (from, to) in WITH_ETCD {
+        let bridge = route(from, to);
+        for (apart, equal) in [(0, true), (15, true), (-15, true), (16, false), (-16, false)] {
+            let source = stored(from, "/k", &item(b"v", Some(E), ""));
+            let sink = stored(to, "/k", &item(b"v", Some(E + apart * 1_000_000_000), ""));
+            assert_eq!(bridge.same(source.row(), sink.row()).unwrap(), equal, "{from} to {to}: {apart}");
+        }
+    }
+}
+
+#[test]
+fn the_revision_of_etcd_goes_where_it_can_be_held_and_is_compared_there_alone() {
+    let with_revision = |revision| {
+        let mut out = Vec::new();
+        etcd::Body { expires: None, revision, value: b"v" }.encode(&mut out);
+        Stored { key: b"/k".to_vec(), body: out, table: Arc::default() }
+    };
+    let (source, newer) = (with_revision(4711), with_revision(4712));
+    for (to, compared) in [(Kind::Sqlite, true), (Kind::Postgresql, false), (Kind::Etcd, false)] {
+        let bridge = route(Kind::Etcd, to);
+        let sink = carried(&*bridge, &source, to);
+        assert!(bridge.same(source.row(), sink.row()).unwrap(), "{to}");
+        assert_eq!(bridge.same(newer.row(), sink.row()).unwrap(), !compared, "{to}");
+        if to == Kind::Sqlite {
+            assert_eq!(read(to, &sink.body).revision, b"4711");
+        }
+    }
+}
+
+#[test]
+fn raw_keys_of_etcd_go_as_they_are_until_they_have_expired() {
+    let bridge = bridge(Kind::Etcd, Kind::Etcd, Layout::Raw).unwrap();
+    let at = Micros::try_from(E / 1_000).unwrap();
+    let row = stored(Kind::Etcd, "any\0key", &item(b"", Some(E), ""));
+    let verdict = |now| bridge.translate(row.row(), now, &mut Vec::new()).unwrap();
+    assert_eq!((verdict(at - 1), verdict(at)), (Verdict::AsIs, Verdict::Delete));
+    assert!(bridge.expired(row.row(), true, at).unwrap());
+    assert!(bridge.same(row.row(), row.row()).unwrap());
+}
+
 #[test]
 fn every_vector_is_the_same_item_on_the_other_side_of_every_route() {
     for (from, to) in ROUTES {
@@ -94,11 +177,7 @@ fn every_vector_is_the_same_item_on_the_other_side_of_every_route() {
             for revision in [R, ""] {
                 let source = stored(from, key, &item(value, expires, revision));
                 let sink = carried(&*bridge, &source, to);
-                let read = match to {
-                    Kind::Sqlite => body::to_item(&sink.body).unwrap(),
-                    _ => Kv::of(&kvrow::shape("public")).unwrap().to_item(&sink.body).unwrap(),
-                };
-                assert_eq!(read, item(value, expires, revision), "{from} to {to}: {key}");
+                assert_eq!(read(to, &sink.body), item(value, expires, revision), "{from} to {to}: {key}");
                 assert!(bridge.same(source.row(), sink.row()).unwrap(), "{from} to {to}: {key}");
                 let other = stored(to, key, &item(b"other", expires, revision));
                 assert!(!bridge.same(source.row(), other.row()).unwrap(), "{from} to {to}: {key}");
@@ -160,7 +239,7 @@ fn revisions_are_compared_where_the_sink_can_hold_them() {
 /// P10: what has expired is never brought back.
 #[test]
 fn what_has_expired_becomes_a_delete() {
-    for (from, to) in ROUTES {
+    for (from, to) in ROUTES.into_iter().chain(WITH_ETCD) {
         let bridge = route(from, to);
         let row = stored(from, "/k", &item(b"v", Some(E), R));
         let at = Micros::try_from(E / 1_000).unwrap();
@@ -177,7 +256,7 @@ fn what_has_expired_becomes_a_delete() {
 /// What a filter looks into and writes, in both kinds, rows of old servers (text) included.
 #[test]
 fn a_row_is_rewritten_under_another_key_and_with_another_value_and_keeps_the_rest() {
-    for kind in [Kind::Sqlite, Kind::Postgresql] {
+    for kind in [Kind::Sqlite, Kind::Postgresql, Kind::Etcd] {
         let bodies = bodies(kind).unwrap();
         for expires in [None, Some(E)] {
             let old = stored(kind, "/old", &item(b"old", expires, R));
@@ -221,9 +300,9 @@ fn a_row_in_text_form_stays_in_it_and_a_hole_stays_a_hole() {
 }
 
 #[test]
-fn raw_connects_only_postgresql_with_itself() {
+fn raw_connects_postgresql_and_etcd_only_with_themselves() {
     assert!(bridge(Kind::Postgresql, Kind::Postgresql, Layout::Raw).is_ok());
-    for (from, to) in &ROUTES[..3] {
+    for (from, to) in ROUTES[..3].iter().chain(&WITH_ETCD[1..]) {
         assert!(bridge(*from, *to, Layout::Raw).is_err());
     }
 }

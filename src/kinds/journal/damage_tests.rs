@@ -1,6 +1,8 @@
 //! Cuts, flipped bits, missing files, full and failing disks, power losses: what is given out was written, and what is not
 //! is named.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 
 use super::faulty::Faulty;
@@ -454,5 +456,74 @@ proptest! {
         let on_damage = if cut { OnDamage::Cut } else { OnDamage::Refuse };
         let opened = Writer::open(disk(&faulty), Options { on_damage, ..options(1 << 20, None) });
         prop_assert!(opened.is_ok() || opened.is_err_and(|error| error.fault() != Fault::Bug));
+    }
+}
+
+/// Something that happens once, after the names of files were asked for, or after the mark was.
+struct Meanwhile {
+    disk: Faulty,
+    at: &'static str,
+    act: std::sync::Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+impl Meanwhile {
+    fn happens<T>(&self, at: &str, result: T) -> T {
+        let act = if at == self.at { self.act.lock().unwrap().take() } else { None };
+        if let Some(act) = act {
+            act();
+        }
+        result
+    }
+}
+
+impl Disk for Meanwhile {
+    fn names(&self) -> std::io::Result<Vec<String>> {
+        self.happens("names", self.disk.names())
+    }
+
+    fn create(&self, name: &str) -> std::io::Result<Box<dyn DiskFile>> {
+        self.disk.create(name)
+    }
+
+    fn open(&self, name: &str) -> std::io::Result<Box<dyn DiskFile>> {
+        self.happens(name, self.disk.open(name))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> std::io::Result<()> {
+        self.disk.rename(from, to)
+    }
+
+    fn remove(&self, name: &str) -> std::io::Result<()> {
+        self.disk.remove(name)
+    }
+
+    fn sync_names(&self) -> std::io::Result<()> {
+        self.disk.sync_names()
+    }
+}
+
+#[test]
+fn a_segment_that_is_begun_while_somebody_looks_whether_there_is_one_is_no_damage() {
+    for at in ["names", "mark"] {
+        let faulty = Faulty::default();
+        let writer = open(&faulty, options(1, None));
+        let write = move |number: u32| {
+            writer.append(&one(number), 0).unwrap();
+            writer.commit().unwrap();
+        };
+        write(0);
+        let meanwhile = Arc::new(Meanwhile { disk: faulty, at, act: std::sync::Mutex::default() });
+        let mut reader = Reader::at_beginning(Arc::clone(&meanwhile) as Arc<dyn Disk>, keys(None)).unwrap();
+        let mut next = || {
+            let mut batch = crate::model::Batch::unpooled();
+            reader.next(&mut batch, usize::MAX, u64::MAX).unwrap()
+        };
+        assert_eq!(next(), Given::Run, "{at}");
+        *meanwhile.act.lock().unwrap() = Some(Box::new(move || write(1)));
+        if next() == Given::End {
+            assert_eq!(next(), Given::Run, "{at}");
+        }
+        assert!(meanwhile.act.lock().unwrap().is_none(), "{at}: it happened");
+        assert_eq!(next(), Given::End, "{at}");
     }
 }

@@ -9,6 +9,7 @@
 //! `format` has the bytes of segments and frames, `codec` those of records, `crypt` what encryption makes of them.
 
 mod back;
+pub mod check;
 mod codec;
 mod crypt;
 mod cursors;
@@ -55,6 +56,6 @@ pub use inspect::{SegmentInfo, Verified, list, verify, verify_beside};
 pub use reader::{Cut, Given, Reader};
 pub use records::Note;
 pub use recover::Recovered;
-pub use retain::{Held, Holder, Retained, Retention};
-pub use seek::{reached, snapshots, unbroken};
+pub use retain::{Held, Holder, Retained, Retention, clear};
+pub use seek::{Alias, aliases, reached, snapshots, unbroken};
 pub use writer::{OnDamage, Options, Pack, Writer};

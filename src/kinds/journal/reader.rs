@@ -14,7 +14,7 @@ use super::mark::Mark;
 use super::records::{self, Note, Record, Run, Standing, Tables};
 use super::segment::{Found, Segment, damaged, missing, segments, unreadable};
 use crate::error::{Error, Fault, Result};
-use crate::model::{Batch, Checkpoint, Micros, PartitionId, Position};
+use crate::model::{Batch, Checkpoint, Micros, PartitionId, Position, Table};
 
 /// LIMIT: a buffer that one large frame blew up beyond this is not held for ever.
 const KEEP: usize = 1 << 20;
@@ -140,6 +140,11 @@ impl Reader {
     /// How far each partition has been given, or stood where reading began.
     pub fn reached(&self) -> &Checkpoint {
         &self.standing.reached
+    }
+
+    /// The tables that the segment has defined so far.
+    pub(super) fn tables(&self) -> &[Arc<Table>] {
+        self.tables.all()
     }
 
     /// The latest commit time of the frames that were read, and of those before them.
@@ -372,9 +377,10 @@ impl Reader {
 
     /// Enters the segment that begins with the next sequence.
     fn enter(&mut self) -> Result<Option<Given>> {
+        // What is durable is asked first, so that its segment is among those that are listed then.
+        let settled = Mark::read(&*self.disk).map_or(0, |mark| mark.sequence);
         let (next, all) = (self.next, segments(&*self.disk)?);
         if !all.contains(&next) {
-            let settled = Mark::read(&*self.disk).map_or(0, |mark| mark.sequence);
             return match all.iter().find(|first| **first > next) {
                 Some(first) => Err(missing(next, first - 1)),
                 None if settled >= next => Err(missing(next, settled)),

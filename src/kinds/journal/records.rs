@@ -139,6 +139,11 @@ impl Tables {
         self.0.len()
     }
 
+    /// All of them, by number.
+    pub(super) fn all(&self) -> &[Arc<Table>] {
+        &self.0
+    }
+
     /// The number of a table, and whether it had none before.
     fn number(&mut self, table: &Arc<Table>) -> (u32, bool) {
         let known = self.0.iter().rposition(|known| Arc::ptr_eq(known, table));

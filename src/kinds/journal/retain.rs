@@ -148,6 +148,22 @@ impl Writer {
     }
 }
 
+/// Removes everything that a journal consists of, when nobody writes to it or reads it. Cut short, it leaves the end of the
+/// journal, which says how far that reached.
+///
+/// # Errors
+/// Config, when the disk fails.
+pub fn clear(disk: &dyn Disk) -> Result<()> {
+    let failed = |error| unreadable("folder", error);
+    for first in segments(disk)? {
+        disk.remove(&segment_name(first)).and_then(|()| disk.sync_names()).map_err(failed)?;
+    }
+    for name in disk.names().map_err(failed)?.iter().filter(|name| *name != "lock") {
+        disk.remove(name).map_err(failed)?;
+    }
+    disk.sync_names().map_err(failed)
+}
+
 /// The segments that another one follows of which something is durable, and the bytes of all.
 fn closed(disk: &dyn Disk, durable: u64) -> Result<(Vec<Closed>, u64)> {
     let all = segments(disk)?;

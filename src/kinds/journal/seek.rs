@@ -15,6 +15,9 @@ use super::segment::{Found, Segment, segments};
 use crate::error::{Error, Result};
 use crate::model::{Batch, Checkpoint, Micros, PartitionId, Position};
 
+/// LIMIT: how much is looked at at once.
+const FILL: usize = 256 << 10;
+
 impl Reader {
     /// From the frame with this sequence on; 1 is the first that ever was.
     ///
@@ -223,6 +226,49 @@ pub fn snapshots(disk: &Arc<dyn Disk>, keys: &Keys) -> Result<Vec<Snapshot>> {
     let oldest = segments(&**disk)?.first().copied().unwrap_or(1);
     let standing = end_of(disk, keys)?;
     Ok(standing.whole().filter(|snapshot| snapshot.began >= oldest).copied().collect())
+}
+
+/// A place of a consumer that is none of the journal's: its partition, the last place of the journal before it, and itself.
+/// Nothing was committed in between.
+pub type Alias = (PartitionId, Position, Position);
+
+/// The places of a consumer that has everything up to `from` which are none of the journal's, because the source gave it
+/// other marks of "nothing happened up to here" when it read that itself. Changes behind them are counted from other
+/// boundaries by the two. Reads no frame behind `through`, and no further than the first mark behind each place.
+///
+/// # Errors
+/// As [`Reader::at_checkpoint`].
+pub fn aliases(disk: &Arc<dyn Disk>, keys: &Keys, from: &Checkpoint, through: u64) -> Result<Vec<Alias>> {
+    let boundary = |position: &Position| position.boundary().map(Position::at);
+    let mut open: Vec<(PartitionId, Position, Option<Position>)> = Vec::new();
+    for (partition, position) in from.iter().filter(|(partition, _)| !partition.is_engine()) {
+        // Nothing lies before the start, and nothing behind the end.
+        if let (Position::At { .. }, Some(at)) = (position, boundary(position)) {
+            open.push((partition.clone(), at, None));
+        }
+    }
+    let mut found = Vec::new();
+    let mut reader = Reader::at_checkpoint(Arc::clone(disk), keys.clone(), from)?;
+    while !open.is_empty() {
+        let mut batch = Batch::unpooled();
+        match reader.next(&mut batch, FILL, through)? {
+            Given::Run => {}
+            Given::End | Given::Torn(_) => break,
+            Given::Page(_) | Given::Note(_) => continue,
+        }
+        let Some(index) = open.iter().position(|(partition, ..)| *partition == batch.partition) else { continue };
+        let (_, at, before) = &mut open[index];
+        before.get_or_insert(boundary(batch.base()).unwrap_or(Position::Start));
+        let passed = batch.marks().partition_point(|mark| mark.upto <= *at);
+        if let Some(mark) = passed.checked_sub(1).map(|last| &batch.marks()[last]) {
+            *before = Some(mark.upto.clone());
+        }
+        if passed < batch.marks().len() {
+            let (partition, at, before) = open.swap_remove(index);
+            found.extend(before.filter(|before| *before < at).map(|before| (partition, before, at)));
+        }
+    }
+    Ok(found)
 }
 
 /// Whether no gap was noted behind a frame: what was restored from there on is right up to the journal's end. A partition

@@ -137,9 +137,10 @@ impl Segment {
         if let Look::Frame(head) = self.look(out)? {
             return Ok(Found::Frame(head));
         }
-        // First ask what there is behind it, then look again: whatever was there when it was answered is seen now.
-        let behind = self.behind(disk)?;
+        // First ask what is durable, then what there is behind it, then look again: whatever was there when it was answered
+        // is seen now, in this segment or in one that was begun meanwhile.
         let settled = Mark::read(disk).map_or(0, |mark| mark.sequence);
+        let behind = self.behind(disk)?;
         self.window.clear();
         self.length = 0;
         match (self.look(out)?, behind) {

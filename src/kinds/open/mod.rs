@@ -3,6 +3,8 @@
 //! Opening connects to nothing: it reads connection strings and looks at files, so that every mistake that can be found
 //! without a connection is found here, before any side of any pipeline is touched.
 
+#[cfg(feature = "etcd")]
+mod etcd;
 #[cfg(feature = "postgresql")]
 mod postgresql;
 #[cfg(feature = "journal")]
@@ -17,7 +19,7 @@ use std::sync::Arc;
 
 use crate::config::{Config, Pipeline};
 use crate::error::{Error, Result};
-use crate::model::{Kind, Layout};
+use crate::model::{Kind, Layout, Table};
 use crate::sink::Sink;
 use crate::source::{Fut, Source};
 use crate::store::Store;
@@ -95,6 +97,11 @@ trait Special: Send + Sync {
 
     fn remarks(&self) -> Fut<'_, Vec<Remark>>;
 
+    /// Present state of these tables, where that takes more than asking this side.
+    fn store_of(&self, _tables: &[Arc<Table>]) -> Result<Option<Arc<dyn Store>>> {
+        Ok(None)
+    }
+
     fn drop_slot(&self) -> Fut<'_, Vec<String>> {
         Box::pin(async {
             let what = "drop the slot: such a source keeps nothing for a replica, so there is nothing to remove";
@@ -125,6 +132,17 @@ impl Endpoint {
         self.special.remarks()
     }
 
+    /// From here on the store is that of these tables, as a source once had them, and no source is asked for them.
+    ///
+    /// # Errors
+    /// Corrupt, for a table whose description cannot be read.
+    pub fn only(&mut self, tables: &[Arc<Table>]) -> Result<()> {
+        if let Some(store) = self.special.store_of(tables)? {
+            (self.store, self.followed) = (Some(Arc::clone(&store)), Some(store));
+        }
+        Ok(())
+    }
+
     /// Removes what was made at a source for this stream; says what was done, one sentence each.
     ///
     /// # Errors
@@ -152,6 +170,8 @@ pub fn open(wanted: Wanted<'_>, side: Side) -> Result<Endpoint> {
         crate::config::Endpoint::Sqlite(keys) => sqlite::open(wanted, keys, side),
         #[cfg(feature = "postgresql")]
         crate::config::Endpoint::Postgresql(keys) => postgresql::open(wanted, keys, side),
+        #[cfg(feature = "etcd")]
+        crate::config::Endpoint::Etcd(keys) => etcd::open(wanted, keys, side),
         #[allow(unreachable_patterns, reason = "reached in builds that leave a kind out")]
         other => Err(super::left_out(other.kind())),
     }

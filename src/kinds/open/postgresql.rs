@@ -10,7 +10,7 @@ use crate::kinds::postgres::catalog::{Need, Scope};
 use crate::kinds::postgres::conn::conninfo::{ConnInfo, Host};
 use crate::kinds::postgres::store::PgStore;
 use crate::kinds::postgres::{self, Options, PgSink, PostgresSource, Session, admin};
-use crate::model::{Kind, Layout};
+use crate::model::{Kind, Layout, Table};
 use crate::sink::Sink;
 use crate::source::{Fut, Source};
 use crate::store::Store;
@@ -35,6 +35,7 @@ pub(super) fn options(wanted: Wanted<'_>, keys: &Postgresql) -> Options {
     options.manage_slot = pipeline.manage.slot;
     options.manage_publication = pipeline.manage.publication;
     options.max_retained = pipeline.max_retained;
+    options.relieved = super::shared::is_relayed(pipeline);
     options
 }
 
@@ -85,6 +86,13 @@ impl Special for Server {
             };
             Ok(found.into_iter().map(remark).collect())
         })
+    }
+
+    fn store_of(&self, tables: &[Arc<Table>]) -> Result<Option<Arc<dyn Store>>> {
+        if self.side == Side::Source || self.options.layout == Layout::Teleport {
+            return Ok(None);
+        }
+        Ok(Some(Arc::new(PgStore::copy_of(&self.endpoint, tables)?)))
     }
 
     fn drop_slot(&self) -> Fut<'_, Vec<String>> {

@@ -5,13 +5,15 @@
 //! those that run.
 
 use std::convert::Infallible;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::config::{Config, Enabled, Endpoint, Lanes, Pipeline};
 use crate::error::{Error, Result};
-use crate::kinds::journal::relay::{Ack, Relay, Snapshots, Wanted};
-use crate::kinds::journal::{Disk, Folder, Key, Keys, OnDamage, Options, Retention};
+use crate::kinds::journal::relay::{Ack, Overflow, Relay, Snapshots, Wanted};
+use crate::kinds::journal::{Disk, Folder, Key, Keys, OnDamage, Options, Retention, check};
+use crate::kinds::open::{Level, Remark};
+use crate::model::Micros;
 use crate::source::Source;
 use crate::store::Store;
 
@@ -32,6 +34,17 @@ pub fn is_journaled(pipeline: &Pipeline) -> bool {
     }
 }
 
+/// Whether a pipeline's source is read through a journal, or may be one day: a PostgreSQL source that nobody shares is read
+/// directly until it keeps half of `max_retained` for a sink that is behind.
+pub fn is_relayed(pipeline: &Pipeline) -> bool {
+    is_journaled(pipeline) || is_in_reserve(pipeline)
+}
+
+fn is_in_reserve(pipeline: &Pipeline) -> bool {
+    let may = pipeline.journal.enabled == Enabled::Auto && !is_journaled(pipeline);
+    may && matches!(pipeline.src, Endpoint::Postgresql(_))
+}
+
 /// The name under which a pipeline's source is read.
 pub fn leader<'c>(config: &Config, pipeline: &'c Pipeline) -> &'c str {
     if !is_journaled(pipeline) {
@@ -45,7 +58,11 @@ pub fn leader<'c>(config: &Config, pipeline: &'c Pipeline) -> &'c str {
 pub type Followed = (Arc<dyn Source>, Arc<dyn Store>);
 
 /// One reader of a source that several pipelines may follow.
-pub struct Reader(Arc<Relay>);
+pub struct Reader {
+    relay: Arc<Relay>,
+    /// For a source that is read directly while that is good enough.
+    overflow: Option<Arc<Overflow>>,
+}
 
 impl Reader {
     /// The reader of this pipeline's source, which was opened under this name; snapshots are taken of what the stream
@@ -58,10 +75,23 @@ impl Reader {
             crate::config::Ack::Sink => Ack::Sink,
             crate::config::Ack::Journal => Ack::Journal,
         };
-        Self::open(config, pipeline, name, ack, source)
+        let in_reserve = is_in_reserve(pipeline);
+        // One that takes over for a while keeps no past, and a source that is strained is not read twice.
+        let relay = Self::open(config, pipeline, name, ack, source, !in_reserve)?;
+        let folder = config.state_dir.join(name).join(FOLDER);
+        let look = move || folder.is_dir().then(|| Arc::new(Folder::at(&folder)) as Arc<dyn Disk>);
+        let overflow = in_reserve.then(|| Overflow::new(Arc::clone(&relay), &pipeline.name, Box::new(look)));
+        Ok(Self { relay, overflow })
     }
 
-    fn open(config: &Config, pipeline: &Pipeline, name: &str, ack: Ack, source: Followed) -> Result<Self> {
+    fn open(
+        config: &Config,
+        pipeline: &Pipeline,
+        name: &str,
+        ack: Ack,
+        source: Followed,
+        snapshots: bool,
+    ) -> Result<Arc<Relay>> {
         let (source, store) = source;
         let keys = keys(pipeline)?;
         let folder = config.state_dir.join(name).join(FOLDER);
@@ -86,18 +116,18 @@ impl Reader {
             keys,
             retention: Retention {
                 bytes: pipeline.journal.max_bytes,
-                age: i64::try_from(pipeline.journal.retain.as_micros()).unwrap_or(i64::MAX),
+                age: micros(pipeline.journal.retain),
                 outrun: true,
             },
-            snapshots: pipeline.journal.snapshot_every.map(|every| Snapshots { store, every }),
+            snapshots: pipeline.journal.snapshot_every.filter(|_| snapshots).map(|every| Snapshots { store, every }),
             now,
         };
-        Ok(Self(Relay::new(source, wanted)))
+        Ok(Relay::new(source, wanted))
     }
 
     /// The source as one of the pipelines sees it.
     pub fn source(&self, name: &str) -> Arc<dyn Source> {
-        self.0.source(name)
+        self.overflow.as_ref().map_or_else(|| self.relay.source(name), Overflow::source)
     }
 
     /// A reader that captures for nobody in particular: the source may forget what the journal has.
@@ -105,7 +135,8 @@ impl Reader {
     /// # Errors
     /// As [`Reader::new`].
     pub fn alone(config: &Config, pipeline: &Pipeline, name: &str, source: Followed) -> Result<Self> {
-        Self::open(config, pipeline, name, Ack::Journal, source)
+        let relay = Self::open(config, pipeline, name, Ack::Journal, source, true)?;
+        Ok(Self { relay, overflow: None })
     }
 
     /// Captures until that fails, or the future is dropped.
@@ -113,7 +144,7 @@ impl Reader {
     /// # Errors
     /// Always, in the end: why it failed.
     pub async fn capture(&self) -> Result<Infallible> {
-        self.0.capture().await
+        self.relay.capture().await
     }
 
     /// Stops reading, once what was read is durable.
@@ -121,7 +152,10 @@ impl Reader {
     /// # Errors
     /// What is wrong with the journal.
     pub async fn stop(&self) -> Result<()> {
-        self.0.stop().await
+        match &self.overflow {
+            Some(overflow) => overflow.stop().await,
+            None => self.relay.stop().await,
+        }
     }
 }
 
@@ -147,11 +181,13 @@ impl Log {
     pub fn of(config: &Config, pipeline: &Pipeline) -> Result<Self> {
         let name = leader(config, pipeline);
         let folder = config.state_dir.join(name).join(FOLDER);
-        // `capture` begins one wherever that is not forbidden.
-        let has = pipeline.journal.enabled != Enabled::Off && folder.is_dir();
+        // `capture` begins one wherever that is not forbidden; where one was dropped, its folder is left.
+        let is = |folder: &PathBuf| is_journaled(pipeline) || holds_any(folder);
+        let has = pipeline.journal.enabled != Enabled::Off && folder.is_dir() && is(&folder);
         if !has && !is_journaled(pipeline) {
+            let until = if is_in_reserve(pipeline) { " until its sink is far behind" } else { "" };
             return Err(Error::config(format!(
-                "open the journal of {name}: it has none, because its source is read directly; \
+                "open the journal of {name}: it has none, because its source is read directly{until}; \
                  set `enabled: true` in `journal` to have one"
             )));
         }
@@ -164,6 +200,46 @@ impl Log {
         let pipelines = if shares.is_empty() { vec![pipeline.name.clone()] } else { shares };
         Ok(Self { name: name.to_owned(), pipelines, folder, disk, keys: keys(pipeline)? })
     }
+}
+
+/// What is wrong with the journal of a pipeline, or will be when it has one.
+pub fn remarks(config: &Config, pipeline: &Pipeline) -> Vec<Remark> {
+    if !is_relayed(pipeline) {
+        return Vec::new();
+    }
+    let keys = match keys(pipeline) {
+        Ok(keys) => keys,
+        Err(error) => return vec![Remark { level: Level::Error, what: error.to_string(), mend: String::new() }],
+    };
+    let expected = check::Expected {
+        max_bytes: pipeline.journal.max_bytes,
+        snapshot_every: pipeline.journal.snapshot_every.filter(|_| is_journaled(pipeline)).map(micros),
+        now: now(),
+    };
+    let folder = config.state_dir.join(leader(config, pipeline)).join(FOLDER);
+    let remark = |found: check::Finding| {
+        let level = match found.level {
+            check::Level::Warning => Level::Warning,
+            check::Level::Error => Level::Error,
+        };
+        Remark { level, what: found.what, mend: found.mend }
+    };
+    check::check(&folder, &keys, expected).into_iter().map(remark).collect()
+}
+
+fn micros(duration: std::time::Duration) -> Micros {
+    Micros::try_from(duration.as_micros()).unwrap_or(Micros::MAX)
+}
+
+/// Whether a pipeline has a journal that holds something, although its source may be read directly.
+pub fn is_begun(config: &Config, pipeline: &Pipeline) -> bool {
+    pipeline.journal.enabled != Enabled::Off && holds_any(&config.state_dir.join(leader(config, pipeline)).join(FOLDER))
+}
+
+/// Whether a journal's folder holds anything of one.
+fn holds_any(folder: &Path) -> bool {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.into_iter().any(|entry| entry.path().extension().is_some_and(|ending| ending == "segment"))
 }
 
 fn keys(pipeline: &Pipeline) -> Result<Keys> {

@@ -6,12 +6,23 @@ use std::sync::Arc;
 
 use crate::config::{Config, Pipeline};
 use crate::error::{Error, Result};
+use crate::kinds::open::Remark;
 use crate::source::Source;
 use crate::store::Store;
 
 /// Never, in such a build.
 pub fn is_journaled(_: &Pipeline) -> bool {
     false
+}
+
+/// Never, in such a build.
+pub fn is_relayed(_: &Pipeline) -> bool {
+    false
+}
+
+/// Nothing.
+pub fn remarks(_: &Config, _: &Pipeline) -> Vec<Remark> {
+    Vec::new()
 }
 
 /// The pipeline's own name.

@@ -54,6 +54,9 @@ pub struct Options {
     pub manage_publication: bool,
     /// WAL that may be kept at the source for us, in bytes.
     pub max_retained: u64,
+    /// Whether somebody takes over for the sink when about that much is kept, so that reaching it is no reason to give the
+    /// slot up for as long as that works.
+    pub relieved: bool,
 }
 
 impl Options {
@@ -72,6 +75,7 @@ impl Options {
             manage_slot: true,
             manage_publication: true,
             max_retained: 20 << 30,
+            relieved: false,
         }
     }
 

@@ -21,7 +21,7 @@ use crate::kinds::journal::past::{Bound as Sought, Past, Place, Span, Speed, pla
 use crate::kinds::journal::{Cursor, Disk, Keys, Reader, list};
 use crate::kinds::open::shared::Log;
 use crate::kinds::open::{Side, Wanted, open, past as endpoint};
-use crate::model::{Batch, Checkpoint, Layout, Micros, PartitionId, Position, Steps, StreamId};
+use crate::model::{Batch, Checkpoint, Layout, Micros, PartitionId, Position, Steps, StreamId, Table};
 use crate::ops::journal::{Bound, only};
 use crate::ops::local::Local;
 use crate::ops::owner;
@@ -138,6 +138,14 @@ impl<'c> Work<'c> {
         }
     }
 
+    /// Becomes the owner of the stream, as long as the result lives.
+    fn own(&self) -> Result<owner::Ownership> {
+        let local = Local::new(&self.config.state_dir, self.stream.as_str());
+        let attempt = self.attempt();
+        let taken = || Error::config(format!("{attempt}: another process of this machine does that already"));
+        owner::acquire(&local)?.ok_or_else(taken)
+    }
+
     /// What was begun at the destination and not finished, if it was this very request; `None` if nothing was.
     ///
     /// # Errors
@@ -147,7 +155,16 @@ impl<'c> Work<'c> {
         let sink = sink.ok_or_else(|| Error::bug(format!("open {}: no sink", self.stream)))?;
         let Some(record) = sink.inspect(&self.stream).await? else { return Ok(None) };
         let (verb, attempt) = (self.verb, self.attempt());
-        let Some((covers, under)) = Covers::read(&record.scope.extent) else {
+        let covered = Covers::read(&record.scope.extent);
+        if self.force && covered.as_ref().is_none_or(|(covers, under)| covers.request != request || *under != filter) {
+            // Nobody of this machine is at it, and whoever is elsewhere finds that his lane is gone.
+            let _owned = self.own()?;
+            sink.forget(&self.stream, &record).await?;
+            self.unregister().await;
+            tracing::warn!(stream = %self.stream, "what was begun there and not finished is given up");
+            return Ok(None);
+        }
+        let Some((covers, under)) = covered else {
             return Err(Error::corrupt(format!(
                 "{attempt}: what the destination says of an unfinished {verb} is nothing that \
                 this program wrote"
@@ -155,14 +172,14 @@ impl<'c> Work<'c> {
         };
         if covers.request != request {
             return Err(Error::config(format!(
-                "{attempt}: `{}` was begun at this destination and is not finished; run that again to finish it, or take \
-                 an empty destination",
+                "{attempt}: `{}` was begun at this destination and is not finished; run that again to finish it, or \
+                 give it up with `--force`",
                 covers.request
             )));
         }
         if under != filter {
             return Err(Error::config(format!(
-                "{attempt}: it was begun with other filters and is not finished; set them back, or take an empty destination"
+                "{attempt}: it was begun with other filters and is not finished; set them back, or give it up with `--force`"
             )));
         }
         Ok(Some(covers))
@@ -180,9 +197,16 @@ impl<'c> Work<'c> {
     ///
     /// # Errors
     /// Config, for a destination that cannot be opened.
-    pub(super) fn route(&self, past: Arc<Past>, store: Arc<dyn Store>, covers: &Covers) -> Result<Route> {
+    pub(super) fn route(
+        &self,
+        past: Arc<Past>,
+        store: Arc<dyn Store>,
+        tables: &[Arc<Table>],
+        covers: &Covers,
+    ) -> Result<Route> {
         let place = format!("journal {}", self.log.name);
         let mut route = Route::between(self.config, self.configured, endpoint(self.configured, place, past, store))?;
+        route.sink.only(tables)?;
         route.stream = self.stream.clone();
         route.local = Local::new(&self.config.state_dir, self.stream.as_str());
         route.scope.extent = covers.extent(&self.filter());
@@ -239,11 +263,8 @@ impl<'c> Work<'c> {
         status: Shared,
         stop: watch::Receiver<bool>,
     ) -> Result<bool> {
-        let Some(ownership) = owner::acquire(&route.local)? else {
-            let attempt = self.attempt();
-            return Err(Error::config(format!("{attempt}: another process of this machine does that already")));
-        };
-        self.register(needs).await?;
+        let ownership = self.own()?;
+        self.register(needs).await;
         let (halt, halted) = watch::channel(false);
         let halting = tokio::spawn(until_either(past.done(), stop, halt));
         let (owner, configured) = (ownership.owner().clone(), self.configured);
@@ -256,12 +277,18 @@ impl<'c> Work<'c> {
         let (_asks, mut repairs) = tokio::sync::mpsc::channel(1);
         let result = pipeline.run(&mut repairs).await;
         halting.abort();
-        result.map_err(|error| self.explained(error, past))?;
+        let sink = Arc::clone(&pipeline.sink);
+        drop(pipeline);
+        if let Err(error) = result {
+            // Nothing was begun, so nobody comes back for it.
+            if matches!(sink.inspect(&self.stream).await, Ok(None)) {
+                self.unregister().await;
+            }
+            return Err(self.explained(error, past));
+        }
         if !*past.done().borrow() {
             return Ok(false);
         }
-        let sink = Arc::clone(&pipeline.sink);
-        drop(pipeline);
         if let Some(record) = sink.inspect(&self.stream).await? {
             if record.owner != *ownership.owner() {
                 return Err(Error::fenced(format!("{}: another process has claimed it", self.attempt())));
@@ -288,16 +315,15 @@ impl<'c> Work<'c> {
     }
 
     /// Keeps retention from removing what is needed.
-    async fn register(&self, needs: u64) -> Result<()> {
+    async fn register(&self, needs: u64) {
         let cursor = Cursor { name: self.stream.to_string(), sequence: needs, moved: now(), outrun: false };
         let written = self.reading(move |disk, _| cursor.write(&**disk)).await;
         if let Err(error) = written {
             tracing::warn!(%error, "the journal was not told what is needed of it; it may remove that meanwhile");
         }
-        Ok(())
     }
 
-    pub(super) async fn unregister(&self) {
+    async fn unregister(&self) {
         let name = self.stream.to_string();
         if let Err(error) = self.reading(move |disk, _| Cursor::remove(&**disk, &name)).await {
             tracing::warn!(%error, "the journal was not told that nothing is needed of it any more");

@@ -14,10 +14,10 @@ use crate::support::teleport::{assert_same, items, now_us};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 /// The key whose value is the time at which it was written, in microseconds.
-const CLOCK: &str = "/clock/now";
+pub(super) const CLOCK: &str = "/clock/now";
 
 /// Writes the time into the source, all the time.
-struct Clock {
+pub(super) struct Clock {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -30,7 +30,7 @@ impl Drop for Clock {
 }
 
 impl Clock {
-    fn start(source: &Side) -> Self {
+    pub(super) fn start(source: &Side) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let (side, told) = (source.clone(), Arc::clone(&stop));
         let thread = std::thread::spawn(move || {
@@ -48,14 +48,14 @@ impl Clock {
         Self { stop, thread: Some(thread) }
     }
 
-    fn stop(mut self) {
+    pub(super) fn stop(mut self) {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.take().unwrap().join().unwrap();
     }
 }
 
 /// How long it took from the clock's writing until a sink showed it, in microseconds, over `span`: the 99th percentile.
-fn delay(sink: &Side, span: Duration) -> i128 {
+pub(super) fn delay(sink: &Side, span: Duration) -> i128 {
     let mut client = sink.client();
     let mut input = client.stdin.take().unwrap();
     let mut answers = BufReader::new(client.stdout.take().unwrap()).lines();

@@ -5,9 +5,13 @@ mod damage;
 #[cfg(all(feature = "journal", feature = "postgresql", feature = "sqlite"))]
 mod fanout;
 #[cfg(all(feature = "journal", feature = "postgresql", feature = "sqlite"))]
+mod fresh;
+#[cfg(all(feature = "journal", feature = "postgresql", feature = "sqlite"))]
 mod full;
 #[cfg(all(feature = "postgresql", feature = "sqlite"))]
 mod kills;
+#[cfg(all(feature = "journal", feature = "postgresql", feature = "sqlite"))]
+mod past;
 #[cfg(feature = "postgresql")]
 mod raw;
 #[cfg(all(feature = "postgresql", feature = "sqlite"))]

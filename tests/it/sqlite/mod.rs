@@ -600,6 +600,7 @@ fn rig(journal: &str) -> crate::conformance::Rig {
         sink: Arc::new(SqliteSink::open(&Options { journal: Some(mode), ..sink.options() }).unwrap()),
         sink_store: Arc::new(SqliteStore::open(&sink.options(), Role::Sink).unwrap()),
         write: Box::new(move |writes| drop(sqlite3(&file, &teleport_writes(writes)))),
+        held: <[u8]>::to_vec,
         guard: Box::new((source, sink)),
     }
 }

@@ -18,6 +18,9 @@ use serde_json::Value;
 /// Password of the users that tests make, planted so that leaks of it can be searched for.
 pub const PASSWORD: &str = "planted-etcd-password";
 
+/// A put (with the lease that it has, if any) or a delete.
+pub type Leased<'a> = (Vec<u8>, Option<Vec<u8>>, Option<&'a str>);
+
 /// Which server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Release {
@@ -90,6 +93,14 @@ pub fn old() -> &'static Etcd {
     SERVER.get_or_init(|| Etcd::start("old", Release::Old, &Setup::default()))
 }
 
+/// A server of the newer version that takes transactions of a thousand operations.
+pub fn wide() -> &'static Etcd {
+    static SERVER: OnceLock<Etcd> = OnceLock::new();
+    SERVER.get_or_init(|| {
+        Etcd::start("wide", Release::New, &Setup { options: &["--max-txn-ops=1000"], ..Setup::default() })
+    })
+}
+
 /// A prefix that no other test has: Teleport's, with its two slashes to come.
 pub fn prefix(hint: &str) -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -138,8 +149,8 @@ impl Etcd {
         drop(std::fs::remove_dir_all(&root));
         remove_forgotten(root.parent().unwrap());
         std::fs::create_dir_all(&root).unwrap();
-        let log = super::scale::kept_logs()
-            .map_or(root.join("log"), |kept| kept.join(format!("server-etcd-{name}-{}", std::process::id())));
+        // Not kept beside others' logs: etcd names the keys of requests that took long, whoever sent them.
+        let log = root.join("log");
         let scheme = if setup.certificates.is_some() { "https" } else { "http" };
         let (clients, peers) = (format!("{scheme}://127.0.0.1:{port}"), format!("http://127.0.0.1:{peer}"));
         let data = root.join("data");
@@ -271,10 +282,17 @@ impl Etcd {
 
     /// Commits puts and deletes as one transaction, through `etcdctl txn`. Keys and values are whatever bytes they are.
     pub fn write(&self, writes: &[(Vec<u8>, Option<Vec<u8>>)]) {
+        let unleased = |(key, value): &(Vec<u8>, Option<Vec<u8>>)| (key.clone(), value.clone(), None);
+        self.write_leased(&writes.iter().map(unleased).collect::<Vec<_>>());
+    }
+
+    /// As [`Etcd::write`], puts under leases.
+    pub fn write_leased(&self, writes: &[Leased<'_>]) {
         let mut text = String::from("\n");
-        for (key, value) in writes {
+        for (key, value, lease) in writes {
+            let lease = lease.map(|lease| format!("--lease={lease} ")).unwrap_or_default();
             match value {
-                Some(value) => text += &format!("put {} {}\n", quoted(key), quoted(value)),
+                Some(value) => text += &format!("put {lease}{} {}\n", quoted(key), quoted(value)),
                 None => text += &format!("del {}\n", quoted(key)),
             }
         }
@@ -419,20 +437,21 @@ pub fn until(what: &str, mut there: impl FnMut() -> bool) {
     }
 }
 
-/// Removes the folders of test runs that ended more than an hour ago, whatever ended them.
+/// Removes what test runs have left that ended, whatever ended them: the data of each at once, since a log of etcd's takes
+/// 64 MiB at least, and the rest after an hour, until when somebody may look for the reason of a failure.
 fn remove_forgotten(parent: &Path) {
     for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let process =
             name.to_str().and_then(|name| name.strip_prefix("etcd-")?.rsplit_once('-')?.1.parse::<u32>().ok());
-        let gone = process.is_some_and(|process| !Path::new("/proc").join(process.to_string()).is_dir());
+        if process.is_none_or(|process| Path::new("/proc").join(process.to_string()).is_dir()) {
+            continue;
+        }
         let old = entry
             .metadata()
             .and_then(|meta| meta.modified())
             .is_ok_and(|at| at.elapsed().is_ok_and(|age| age > Duration::from_secs(3600)));
-        if gone && old {
-            drop(std::fs::remove_dir_all(entry.path()));
-        }
+        drop(std::fs::remove_dir_all(if old { entry.path() } else { entry.path().join("data") }));
     }
 }
 

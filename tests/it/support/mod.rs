@@ -4,6 +4,8 @@
 pub mod disk;
 #[cfg(feature = "etcd")]
 pub mod etcd;
+#[cfg(feature = "etcd")]
+pub mod etcddb;
 pub mod log;
 #[cfg(feature = "postgresql")]
 pub mod pg;

@@ -43,7 +43,9 @@ impl Pages {
         let (mut all, mut items) = (Vec::new(), 0);
         while let Some((page, _)) = walk.next(&snapshot, FILL)? {
             items += page.len() as u64;
-            enter(&mut all, page.tables());
+            // A page without rows is of a table that has none.
+            let known = if page.is_empty() { walk.reader.tables() } else { page.tables() };
+            enter(&mut all, known);
         }
         // What a later change says of a table is what its rows are to become.
         enter(&mut all, tables);

@@ -13,7 +13,7 @@ use super::hub::Hub;
 use super::ring::Slot;
 use crate::error::{Error, Fault, Result};
 use crate::kinds::journal::reader::Aside;
-use crate::kinds::journal::{Cursor, Disk, Given, Keys, Reader};
+use crate::kinds::journal::{Alias, Cursor, Disk, Given, Keys, Reader, aliases};
 use crate::model::{Batch, Checkpoint};
 use crate::pool::Pool;
 use crate::source::{Fut, Tail};
@@ -56,6 +56,8 @@ pub(super) struct Follower {
     reading: Option<Reading>,
     /// What was given, or had before.
     given: Checkpoint,
+    /// What it had before is counted from there, whatever the journal counts from.
+    aliases: Vec<Alias>,
     /// Where it last left the journal, so that it finds its way back without reading much.
     aside: Option<Aside>,
 }
@@ -82,8 +84,14 @@ impl Follower {
             place: Place::Nowhere,
             reading: None,
             given: from.clone(),
+            aliases: Vec::new(),
             aside: None,
         };
+        let (disk, keys, place, through) =
+            (Arc::clone(journal.disk), journal.keys.clone(), from.clone(), hub.durable().1);
+        let found = tokio::task::spawn_blocking(move || aliases(&disk, &keys, &place, through)).await;
+        let found = found.map_err(|_| Error::bug("look around in the journal: it has panicked"))?;
+        follower.aliases = found.map_err(lost)?;
         let behind = follower.fall_back().await?;
         let cursor = Cursor { name: name.to_owned(), sequence: behind.reader.needs(), moved: 0, outrun: false };
         let disk = Arc::clone(journal.disk);
@@ -128,7 +136,7 @@ impl Follower {
                 let mut own = self.pool.take().await;
                 own.copy_from(&batch);
                 self.place = Place::Memory(number + 1);
-                self.note(&own)?;
+                self.note(&mut own)?;
                 Ok(Some(own))
             }
             Slot::Gone => {
@@ -158,11 +166,11 @@ impl Follower {
         let Some(reading) = self.reading.as_mut() else { return Ok(None) };
         let ended = reading.await;
         self.reading = None;
-        let (behind, batch, given) = ended.map_err(|_| Error::bug("read the journal: the reader has panicked"))?;
+        let (behind, mut batch, given) = ended.map_err(|_| Error::bug("read the journal: the reader has panicked"))?;
         match given.map_err(lost)? {
             Given::Run => {
                 self.place = Place::Disk(behind);
-                self.note(&batch)?;
+                self.note(&mut batch)?;
                 Ok(Some(batch))
             }
             // Whether a gap is one for this sink shows where the next run begins.
@@ -188,7 +196,12 @@ impl Follower {
     }
 
     /// Proves that a batch joins on to what was given, and notes it.
-    fn note(&mut self, batch: &Batch) -> Result<()> {
+    fn note(&mut self, batch: &mut Batch) -> Result<()> {
+        for (partition, old, new) in &self.aliases {
+            if *partition == batch.partition {
+                batch.recount(old, new);
+            }
+        }
         let (partition, given) = (&batch.partition, self.given.get(&batch.partition));
         if batch.base() > given {
             self.place = Place::Nowhere;

@@ -196,6 +196,11 @@ impl Hub {
         }
     }
 
+    /// How far the journal is, durably.
+    pub(super) fn reached(&self) -> Checkpoint {
+        self.lock().reached.clone()
+    }
+
     /// Waits until the capture has ended.
     pub(super) async fn over(&self) {
         let mut news = self.news();

@@ -16,6 +16,9 @@
 mod capture;
 mod follower;
 mod hub;
+mod overflow;
+#[cfg(test)]
+mod overflow_tests;
 mod press;
 mod releases;
 mod ring;
@@ -36,6 +39,7 @@ use tokio::task::JoinHandle;
 
 use self::follower::{Follower, Journal};
 use self::hub::Hub;
+pub use self::overflow::Overflow;
 pub use self::releases::Ack;
 use self::press::Press;
 use self::releases::Releases;
@@ -128,6 +132,12 @@ impl Relay {
             }
             news.changed().await.map_err(|_| Error::bug("capture: the hub is gone"))?;
         }
+    }
+
+    /// The capture that is under way, if one is.
+    async fn current(&self) -> Option<Arc<Hub>> {
+        let running = self.running.lock().await;
+        running.as_ref().filter(|running| !running.hub.has_ended()).map(|running| Arc::clone(&running.hub))
     }
 
     /// Ends what is under way, once the journal is durable. Where the disk is full, what is not durable stays at the source,

@@ -203,7 +203,9 @@ impl Taker {
             while after != Position::End {
                 let mut batch = pool.take().await;
                 batch.begin(&partition, after.clone(), Steps::Key);
-                let batch = store.scan(&range, &after, batch, PAGE_BYTES).await?;
+                let mut batch = store.scan(&range, &after, batch, PAGE_BYTES).await?;
+                // One that has no rows is made, too, when the state is made again.
+                batch.table(&range.table);
                 after = batch.upto().clone();
                 taken.rows += batch.len() as u64;
                 taken.bytes += batch.bytes() as u64;

@@ -22,13 +22,15 @@ pub(super) struct Inner {
 #[derive(Default)]
 pub(super) struct State {
     /// What it was told to forget.
-    released: u64,
+    pub(super) released: u64,
     /// What it forgot by itself.
     pub(super) lost: u64,
     /// Where tails were opened.
-    opened: Vec<u64>,
+    pub(super) opened: Vec<u64>,
     failing: bool,
-    strained: bool,
+    pub(super) strained: bool,
+    /// What lies behind this is not given out yet.
+    pub(super) held: Option<u64>,
     /// Numbers of patches that take the rest of their row from another key.
     pub(super) moves: BTreeSet<u64>,
     /// Numbers that empty the table instead.
@@ -51,7 +53,7 @@ pub(super) fn at(number: u64) -> Checkpoint {
 
 pub(super) fn number(checkpoint: &Checkpoint) -> u64 {
     match checkpoint.get(&partition()) {
-        Position::At { at, .. } => std::str::from_utf8(at).unwrap().parse().unwrap(),
+        Position::At { at, .. } => std::str::from_utf8(at).unwrap().trim_end_matches('~').parse().unwrap(),
         _ => 0,
     }
 }
@@ -112,7 +114,8 @@ impl Tail for Counting {
                 if self.numbers.with(|state| state.failing) {
                     return Err(Error::transient("the source is away"));
                 }
-                if *head.borrow_and_update() > self.at {
+                let held = self.numbers.with(|state| state.held.is_some_and(|held| self.at >= held));
+                if *head.borrow_and_update() > self.at && !held {
                     break;
                 }
                 head.changed().await.unwrap();
@@ -190,7 +193,7 @@ pub(super) async fn until(what: &str, mut is: impl FnMut() -> bool) {
     waited.await.unwrap_or_else(|_| panic!("{what}"));
 }
 
-async fn fault(tail: &mut dyn Tail) -> Fault {
+pub(super) async fn fault(tail: &mut dyn Tail) -> Fault {
     loop {
         if let Err(error) = tokio::time::timeout(LONG, tail.next()).await.expect("it ends") {
             return error.fault();

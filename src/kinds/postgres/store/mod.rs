@@ -32,6 +32,7 @@ use crate::store::{Range, Store};
 
 use super::catalog::{self, Need, Refusal, Scope};
 use super::conn::{Endpoint, Session, translate};
+use super::shape::Shape;
 use copy::Rows;
 use plan::{Plan, Scratch};
 use range::Bounds;
@@ -58,6 +59,8 @@ enum View {
     TeleportSink,
     /// Those tables of a sink that the tables of a source are copied to, once they are there.
     RawSink { source: Endpoint, scope: Scope },
+    /// The same for tables that a source once had.
+    Copy(Vec<Shape>),
 }
 
 /// Present state of PostgreSQL tables.
@@ -101,6 +104,15 @@ impl PgStore {
         Self::new(endpoint, View::RawSink { source: source.clone(), scope })
     }
 
+    /// The same for tables that a source once had; it is not asked.
+    ///
+    /// # Errors
+    /// Corrupt, for a table whose shape cannot be read.
+    pub fn copy_of(endpoint: &Endpoint, tables: &[Arc<Table>]) -> Result<Self> {
+        let shapes = tables.iter().map(|table| Shape::decode(&table.shape)).collect::<Result<_>>()?;
+        Ok(Self::new(endpoint, View::Copy(shapes)))
+    }
+
     fn new(endpoint: &Endpoint, view: View) -> Self {
         Self {
             sessions: Sessions::new(endpoint, SESSIONS, None),
@@ -141,6 +153,7 @@ impl PgStore {
                 let found = tables::shown(&source, scope, Need::Scan, self.publication.as_deref()).await?;
                 catalog::counterparts(&client, &found.tables).await?
             }
+            View::Copy(shapes) => catalog::counterparts(&client, shapes).await?,
         };
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         let mut loaded = HashMap::with_capacity(shapes.len());

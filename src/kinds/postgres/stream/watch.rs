@@ -3,7 +3,8 @@
 //! It lives beside the stream, on a session of its own, from the first pin or tail until the source is dropped. So it does
 //! its work while the sink is away too, when nobody takes a batch and when no stream is open at all. Invariants: at
 //! `max_retained` the slot goes, whoever waits for what; the stream hears of it only when the slot is gone, so that nobody
-//! begins again from it; losing the session is never fatal.
+//! begins again from it; losing the session is never fatal. Where a journal relieves the source, reaching the limit is no
+//! reason to give up while the slot moves on, up to twice the limit.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,6 +23,7 @@ use crate::kinds::postgres::admin::slot::{self, Retention, SlotState};
 use crate::kinds::postgres::catalog::{self, Found, Need, Scope};
 use crate::kinds::postgres::conn::{Endpoint, Session};
 use crate::kinds::postgres::options::Options;
+use crate::kinds::postgres::wire::Lsn;
 use crate::telemetry::names;
 
 /// LIMIT: one short question in this time; at 1 GB/s of log the limit is overrun by 10 GB.
@@ -43,13 +45,27 @@ enum Step {
 }
 
 impl Step {
-    /// A warning once per crossing; the limit is the limit however it was reached.
-    fn of(before: Retention, now: Retention) -> Self {
+    /// A warning once per crossing; the limit is the limit however it was reached, unless it is `eased`.
+    fn of(before: Retention, now: Retention, eased: bool) -> Self {
         match (before, now) {
-            (_, Retention::Full) => Self::GiveUp,
-            (Retention::Fine, Retention::Alarm) => Self::Warn,
+            (_, Retention::Full) if !eased => Self::GiveUp,
+            (Retention::Fine, Retention::Alarm | Retention::Full) => Self::Warn,
             _ => Self::Nothing,
         }
+    }
+}
+
+/// What the last look saw.
+struct Seen {
+    retention: Retention,
+    confirmed: Option<Lsn>,
+}
+
+impl Seen {
+    /// Whether somebody is about to relieve the source: he has one look's time to begin, and then the slot has to move on.
+    fn eases(&self, state: &SlotState, limit: u64) -> bool {
+        let begins = self.retention != Retention::Full || state.confirmed > self.confirmed;
+        begins && state.retained.is_none_or(|retained| retained < limit.saturating_mul(2))
     }
 }
 
@@ -141,7 +157,8 @@ impl Drop for Watch {
 }
 
 async fn look_on(shared: Arc<Shared>) {
-    let (mut held, mut before, mut failing) = (None, Retention::Fine, false);
+    let (mut held, mut failing) = (None, false);
+    let mut before = Seen { retention: Retention::Fine, confirmed: None };
     for look in 0_u32.. {
         match shared.look(&mut held, &mut before, look % LOOKS_PER_CENSUS == 0).await {
             Ok(()) => failing = false,
@@ -159,7 +176,7 @@ async fn look_on(shared: Arc<Shared>) {
 }
 
 impl Shared {
-    async fn look(&self, held: &mut Option<Client>, before: &mut Retention, census: bool) -> Result<()> {
+    async fn look(&self, held: &mut Option<Client>, before: &mut Seen, census: bool) -> Result<()> {
         if held.as_ref().is_none_or(Client::is_closed) {
             *held = Some(self.feed.session(&Session::ADMIN).await?);
         }
@@ -170,7 +187,9 @@ impl Shared {
         let now = Retention::of(retained, self.options.max_retained);
         // ORDERING: Relaxed, see `Watch::strained`.
         self.strained.store(now != Retention::Fine, Ordering::Relaxed);
-        let step = Step::of(std::mem::replace(before, now), now);
+        let eased = self.options.relieved && before.eases(&state, self.options.max_retained);
+        let step = Step::of(before.retention, now, eased);
+        *before = Seen { retention: now, confirmed: state.confirmed };
         match step {
             Step::Nothing => {}
             Step::Warn => tracing::warn!(
@@ -291,7 +310,32 @@ mod tests {
             let mut before = Retention::Fine;
             let made = looks.iter().map(|&retained| {
                 let now = Retention::of(retained, limit);
-                Step::of(std::mem::replace(&mut before, now), now)
+                Step::of(std::mem::replace(&mut before, now), now, false)
+            });
+            assert_eq!(made.collect::<Vec<_>>(), steps, "{looks:?}");
+        }
+    }
+
+    #[test]
+    fn a_source_that_is_relieved_gives_up_only_when_the_slot_stands_still_or_far_too_much_is_held() {
+        let limit = 100;
+        for (looks, steps) in [
+            (&[(120, 1)][..], &[Step::Warn][..]),
+            (
+                &[(60, 1), (120, 1), (110, 2), (105, 3), (40, 4)],
+                &[Step::Warn, Step::Nothing, Step::Nothing, Step::Nothing, Step::Nothing],
+            ),
+            (&[(60, 1), (120, 1), (120, 1)], &[Step::Warn, Step::Nothing, Step::GiveUp]),
+            (&[(60, 1), (120, 2), (200, 3)], &[Step::Warn, Step::Nothing, Step::GiveUp]),
+        ] {
+            let mut before = Seen { retention: Retention::Fine, confirmed: None };
+            let made = looks.iter().map(|&(retained, confirmed)| {
+                let confirmed = Some(Lsn(confirmed));
+                let state = SlotState { retained: Some(retained), confirmed, ..SlotState::default() };
+                let (now, eased) = (Retention::of(retained, limit), before.eases(&state, limit));
+                let step = Step::of(before.retention, now, eased);
+                before = Seen { retention: now, confirmed };
+                step
             });
             assert_eq!(made.collect::<Vec<_>>(), steps, "{looks:?}");
         }

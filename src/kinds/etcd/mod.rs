@@ -1,0 +1,41 @@
+//! etcd: the keys under one prefix of a cluster, as Teleport lays them or as they are.
+//!
+//! | file | what |
+//! |---|---|
+//! | `options` | what configuration can say |
+//! | `layout` | keys and values between a store and us; pure |
+//! | `body` | the body of a row: value, instant of expiry, revision; pure |
+//! | `place` | the name of the partition and the text of positions; pure |
+//! | `version` | what a server's version means for a watch; pure |
+//! | `fault` | every error of the client, translated once |
+//! | `tls`, `connect` | peers, certificates, users; one live connection for all who ask, another peer when it is lost |
+//! | `lease` | when leases end: each asked once, remembered, within a budget |
+//! | `read`, `cut`, `store` | present state: pages, single keys, ranges |
+//! | `source` | the control side of a source: its head |
+//! | `check` | what can be wrong, found before it matters |
+//!
+//! What follows a source (watch, progress, the reading again of leases) belongs into `watch` and `refresh`, and asks through
+//! [`connect::Cluster`] and [`lease::Leases`]. What writes belongs into `sink` and `writer`: one transaction per commit that
+//! compares the lane's key under [`layout::OURS`]; its keys and values come from [`layout::Keys`].
+//!
+//! A source is only read: no lease there is ever granted, kept alive or revoked.
+
+pub mod body;
+pub mod check;
+pub mod connect;
+mod cut;
+pub mod fault;
+pub mod layout;
+pub mod lease;
+pub mod options;
+pub mod place;
+mod read;
+pub mod source;
+pub mod store;
+mod tls;
+pub mod version;
+
+pub use connect::Cluster;
+pub use options::{Options, Role};
+pub use source::EtcdSource;
+pub use store::EtcdStore;

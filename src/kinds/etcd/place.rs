@@ -1,0 +1,51 @@
+//! Where one is in a cluster's history: the partition's name carries the cluster's identity, a position is a revision.
+//!
+//! A revision is a whole transaction, so a position is always the end of one. Fixed width, so that byte order is the order
+//! of revisions. Pure.
+
+use crate::error::{Error, Result};
+use crate::model::{PartitionId, Position};
+
+/// The partition of a cluster.
+pub fn partition(cluster: u64) -> PartitionId {
+    PartitionId::new(format!("etcd/{cluster:016x}"))
+}
+
+/// The position behind a revision.
+pub fn position(revision: i64) -> Position {
+    Position::at(format!("{revision:019}"))
+}
+
+/// The revision of a position; 0 at the start.
+pub fn revision(position: &Position) -> Result<i64> {
+    let broken = || Error::corrupt("read a position of an etcd cluster: it is not a revision");
+    let text = position.boundary().ok_or_else(broken)?;
+    if text.is_empty() {
+        return Ok(0);
+    }
+    std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).filter(|n| *n >= 0).ok_or_else(broken)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn names_and_positions_do_not_change() {
+        assert_eq!(partition(0xcdf8_1818_e32f_9c6d).as_str(), "etcd/cdf81818e32f9c6d");
+        assert_eq!(position(4711).to_string(), "@0000000000000004711");
+        assert_eq!(revision(&Position::Start).unwrap(), 0);
+        assert!(revision(&Position::End).is_err());
+        assert!(revision(&Position::at("x")).is_err());
+        assert!(revision(&Position::at("-1")).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn positions_have_the_order_of_revisions(a in 0..i64::MAX, b in 0..i64::MAX) {
+            prop_assert_eq!(position(a).cmp(&position(b)), a.cmp(&b));
+            prop_assert_eq!(revision(&position(a)).unwrap(), a);
+        }
+    }
+}
