@@ -203,7 +203,10 @@ impl Scribe {
 
     /// A round is durable.
     fn settle(&self, round: Round) {
-        assert!(self.writer.durable() >= round.sequence, "a round is settled once an fsync has said that it is durable");
+        assert!(
+            self.writer.durable() >= round.sequence,
+            "a round is settled once an fsync has said that it is durable"
+        );
         self.hub.settle(round.last, round.sequence, &round.reached, &round.closed);
         for (done, answer) in round.answers {
             // Whoever asked may have gone, as the capture did.
