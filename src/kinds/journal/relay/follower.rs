@@ -169,6 +169,7 @@ impl Follower {
         let (behind, mut batch, given) = ended.map_err(|_| Error::bug("read the journal: the reader has panicked"))?;
         match given.map_err(lost)? {
             Given::Run => {
+                self.hub.read(behind.reader.reached(), behind.reader.needs());
                 self.place = Place::Disk(behind);
                 self.note(&mut batch)?;
                 Ok(Some(batch))

@@ -108,6 +108,12 @@ impl Hub {
         releases.sinks().filter_map(|(name, upto)| Some((name.to_owned(), trail.needs(upto)?))).collect()
     }
 
+    /// Somebody who is behind has read this far, and whoever has all of that needs no frame before `needs`. After a restart
+    /// only the end of the journal is known otherwise, and that may lie within a transaction that no sink can pass.
+    pub(super) fn read(&self, reached: &Checkpoint, needs: u64) {
+        self.lock().trail.note(reached, needs.saturating_sub(1));
+    }
+
     /// A sink is here now.
     pub(super) fn sink(&self, name: &str, upto: &Checkpoint) {
         self.lock().releases.sink(name, upto);

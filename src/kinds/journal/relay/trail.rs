@@ -17,17 +17,18 @@ pub struct Trail(VecDeque<(Checkpoint, u64)>);
 impl Trail {
     /// The journal stands here at the end of frame `sequence`.
     pub fn note(&mut self, reached: &Checkpoint, sequence: u64) {
-        if self.0.back().is_some_and(|(_, last)| *last == sequence) {
+        let at = self.0.partition_point(|(_, known)| *known < sequence);
+        if self.0.get(at).is_some_and(|(_, known)| *known == sequence) {
             return;
         }
-        if self.0.len() >= MOST {
+        self.0.insert(at, (reached.clone(), sequence));
+        if self.0.len() > MOST {
             let mut odd = false;
             self.0.retain(|_| {
                 odd = !odd;
                 odd
             });
         }
-        self.0.push_back((reached.clone(), sequence));
     }
 
     /// The first frame that a sink needs which has everything up to `upto`; `None` if it has less than what is remembered.
@@ -54,6 +55,11 @@ mod tests {
         assert_eq!(trail.needs(&at(2)), None);
         assert_eq!(trail.needs(&at(3)), Some(11));
         assert_eq!(trail.needs(&at(5)), Some(11));
+        assert_eq!(trail.needs(&at(7)), Some(21));
+        // Somebody who is behind has read past an older place.
+        trail.note(&at(5), 15);
+        assert_eq!(trail.needs(&at(4)), Some(11));
+        assert_eq!(trail.needs(&at(5)), Some(16));
         assert_eq!(trail.needs(&at(7)), Some(21));
     }
 
