@@ -193,6 +193,8 @@ pub struct Seen {
     pub versions: HashSet<u64>,
     pub went_back: Vec<String>,
     pub half_seen: Vec<String>,
+    /// When each of these was seen, in microseconds since 1970.
+    pub half_seen_at: Vec<i128>,
 }
 
 /// Reads the hot keys of a sink all the time, each look in one statement.
@@ -250,6 +252,7 @@ fn observe(side: &Side, told: &AtomicBool, counts: &AtomicBool) -> Seen {
         for (pair, versions) in pairs {
             if versions.len() != 2 || versions[0] != versions[1] {
                 seen.half_seen.push(format!("{pair}: {versions:?}"));
+                seen.half_seen_at.push(now_us());
             }
         }
     }
