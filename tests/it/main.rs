@@ -36,12 +36,12 @@ mod pgstream;
 #[cfg(feature = "postgresql")]
 mod pgwatch;
 mod prove;
+#[cfg(all(feature = "postgresql", feature = "sqlite"))]
+mod repair;
 #[cfg(all(feature = "journal", feature = "postgresql", feature = "sqlite"))]
 mod replay;
 #[cfg(all(feature = "journal", feature = "postgresql", feature = "sqlite"))]
 mod restore;
-#[cfg(all(feature = "postgresql", feature = "sqlite"))]
-mod repair;
 #[cfg(all(feature = "postgresql", feature = "sqlite"))]
 mod secrets;
 #[cfg(all(feature = "journal", feature = "postgresql", feature = "sqlite"))]

@@ -46,7 +46,7 @@ struct Known {
 pub enum Ends {
     /// It ends at this instant, if nobody renews it.
     At(Micros),
-    /// There is no such lease: keys that had it are gone, or about to go.
+    /// There is no such lease, or it has ended and its keys are about to go.
     Gone,
 }
 
@@ -88,9 +88,8 @@ impl Leases {
             .cluster
             .ask("ask when a lease ends", |mut live| async move { live.client.lease_time_to_live(lease, None).await })
             .await?;
-        // A leader that has just been elected has not set the end yet, and says a number beyond all that was granted.
-        let left = answer.ttl().min(answer.granted_ttl());
-        let ends = if answer.ttl() <= 0 { Ends::Gone } else { Ends::At(end(wall()?, left)) };
+        let left = left(answer.ttl(), answer.granted_ttl());
+        let ends = if left < 0 { Ends::Gone } else { Ends::At(end(wall()?, left)) };
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let ends = settle(known.get(&lease).map(|known| known.ends), ends);
         if known.len() >= REMEMBERED {
@@ -101,11 +100,22 @@ impl Leases {
     }
 }
 
+/// The whole seconds that a lease has left, below zero if there is none. A leader that has just been elected has not set the
+/// end yet, and says a number beyond all that was granted.
+fn left(told: i64, granted: i64) -> i64 {
+    if told < 0 { -1 } else { told.min(granted) }
+}
+
 /// The instant at which a lease has certainly ended that had so many whole seconds left before `now`: the second that was
 /// cut off, one that [`settle`] may take away, and up to a whole second.
 fn end(now: Micros, left: i64) -> Micros {
     let at = now.saturating_add(left.saturating_add(2).saturating_mul(SECOND));
     at.saturating_add(SECOND - 1).div_euclid(SECOND).saturating_mul(SECOND)
+}
+
+/// The end of a lease that has ended although its key is still there: in a moment, unless a new leader gives it its time again.
+pub(super) fn soon() -> Result<Micros> {
+    wall().map(|now| end(now, 0))
 }
 
 /// What was remembered, unless the lease was renewed since: two questions about one lease give instants that differ by what
@@ -179,6 +189,15 @@ mod tests {
             }
         }
         assert!(end(T, i64::MAX) > T);
+    }
+
+    #[test]
+    fn no_lease_has_more_left_than_was_granted() {
+        for (told, granted, wanted) in
+            [(0, 10, 0), (10, 10, 10), (9_223_372_036, 600, 600), (-1, 0, -1), (-1, 600, -1), (-5, 600, -1)]
+        {
+            assert_eq!(left(told, granted), wanted, "{told} of {granted}");
+        }
     }
 
     #[test]

@@ -14,19 +14,18 @@ use super::body;
 use super::connect::{Cluster, MAX_ANSWER};
 use super::fault::{Cause, cause, fault};
 use super::layout::Keys;
-use super::lease::{Ends, Leases};
+use super::lease::{self, Ends, Leases};
 use crate::error::{Error, Result};
-use crate::model::{Batch, Micros, Op};
+use crate::model::{Batch, Op};
 use crate::telemetry;
 
-/// LIMIT: keys of one page. More of them save nothing, since a page has a megabyte by then.
-const MAX_KEYS: usize = 10_000;
+/// LIMIT: keys of one page. The server makes the whole answer before anybody can say that it is too large: behind many
+/// small values, as many of the largest that etcd takes by default are 750 MiB of its memory for a moment.
+const MAX_KEYS: usize = 500;
 /// LIMIT: bytes of one page, so that an answer whose values turn out large stays far below [`MAX_ANSWER`].
 const PAGE_BYTES: usize = 1 << 20;
 /// LIMIT: what etcd takes in one transaction unless somebody says otherwise; a server that takes less is asked for less.
 const MAX_OPS: usize = 128;
-/// When a row expires whose lease has ended, with nothing known of when: long ago.
-const LONG_AGO: Micros = 0;
 
 /// Reads rows of one prefix.
 #[derive(Clone)]
@@ -176,7 +175,7 @@ impl Reader {
             let expires = match ends.get(&row.lease) {
                 _ if row.lease == 0 => None,
                 Some(Ends::At(at)) => Some(*at),
-                Some(Ends::Gone) | None => Some(LONG_AGO),
+                Some(Ends::Gone) | None => Some(lease::soon()?),
             };
             bytes.clear();
             body::begin(expires, row.mod_revision, &mut bytes);

@@ -55,7 +55,8 @@ pub fn check(folder: &Path, keys: &Keys, expected: Expected) -> Vec<Finding> {
     let mut add = |level, what: String, mend: &str| found.push(Finding { level, what, mend: mend.to_owned() });
     let there = folder.ancestors().find(|path| symlink_metadata(path).is_ok()).unwrap_or(Path::new("."));
     if access(there, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK).is_err() || !there.is_dir() {
-        let what = format!("the journal cannot be kept in {}: {} is no folder to write to", folder.display(), there.display());
+        let what =
+            format!("the journal cannot be kept in {}: {} is no folder to write to", folder.display(), there.display());
         add(Level::Error, what, "let this user write there, or choose another `state_dir`");
         return found;
     }
@@ -86,7 +87,8 @@ fn private(folder: &Path, add: &mut impl FnMut(Level, String, &str)) -> u64 {
         // What went away meanwhile harms nobody.
         let Ok(metadata) = symlink_metadata(&path) else { continue };
         if metadata.permissions().mode() & 0o077 != 0 {
-            let what = format!("others may use {}, and the journal holds the private keys of a cluster", path.display());
+            let what =
+                format!("others may use {}, and the journal holds the private keys of a cluster", path.display());
             add(Level::Error, what, &format!("run {chmod} {}", path.display()));
         }
         if metadata.is_file() {

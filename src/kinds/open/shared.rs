@@ -233,8 +233,7 @@ fn micros(duration: std::time::Duration) -> Micros {
 
 /// Whether a pipeline has a journal that holds something, although its source may be read directly.
 pub fn is_begun(config: &Config, pipeline: &Pipeline) -> bool {
-    pipeline.journal.enabled != Enabled::Off
-        && holds_any(&config.state_dir.join(leader(config, pipeline)).join(FOLDER))
+    pipeline.journal.enabled != Enabled::Off && holds_any(&config.state_dir.join(leader(config, pipeline)).join(FOLDER))
 }
 
 /// Whether a journal's folder holds anything of one.

@@ -41,6 +41,8 @@ async fn a_user_logs_in_and_is_told_what_is_wrong_without_the_password() {
     for release in [Release::New, Release::Old] {
         let server = Etcd::start(&format!("login-{release:?}"), release, &Setup::default());
         server.put("/app//k", &etcd::base64(b"v"));
+        let lease = server.grant(600);
+        server.put_leased("/app//leased", &etcd::base64(b"v"), &lease);
         server.ask_for_users("reader", "/app/", false);
         let (right, wrong) = (password_file(&format!("{PASSWORD}\n")), password_file("planted-wrong"));
         let with = |file: &tempfile::NamedTempFile, prefix: &str| Options {
@@ -49,6 +51,7 @@ async fn a_user_logs_in_and_is_told_what_is_wrong_without_the_password() {
         };
         let reads = store(&with(&right, "/app/"));
         assert_eq!(get(&reads, &[b"/k"]).await[0].value(), b"v");
+        assert!(get(&reads, &[b"/leased"]).await[0].expires().is_some(), "whoever may read may ask when it ends");
         // A restarted server has forgotten who logged in.
         server.restart();
         assert_eq!(get(&reads, &[b"/k"]).await.len(), 1);
@@ -125,6 +128,21 @@ async fn each_peer_is_tried_and_a_lost_one_is_replaced() {
     assert_eq!(error.fault(), Fault::Transient, "{error}");
     second.set(Weather::Fair);
     assert_eq!(get(&reads, &[b"k"]).await.len(), 1);
+}
+
+/// The signs of life that a dead peer does not give are missed within a quarter of a minute.
+#[tokio::test]
+async fn a_peer_that_has_gone_silent_is_given_up() {
+    let server = etcd::source();
+    let prefix = etcd::prefix("silent");
+    server.put(&format!("{prefix}k"), "v");
+    let (first, second) = (Proxy::to(server.port), Proxy::to(server.port));
+    let reads = store(&Options { peers: vec![first.url(), second.url()], ..raw(server, &prefix) });
+    assert_eq!(get(&reads, &[b"k"]).await.len(), 1);
+    first.set(Weather::Silent);
+    let begun = std::time::Instant::now();
+    assert_eq!(get(&reads, &[b"k"]).await.len(), 1);
+    assert!(begun.elapsed() < std::time::Duration::from_secs(30), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]

@@ -244,6 +244,42 @@ async fn a_lease_that_is_kept_alive_is_seen_to_end_later() {
     }
 }
 
+/// A leader that has just been elected has set no end yet, or the full time again: never one beyond what was granted.
+#[tokio::test]
+async fn a_change_of_leader_never_makes_an_end_that_was_not_granted() {
+    let members = Etcd::cluster("leases", Release::New, &Setup::default());
+    let lease = members[0].grant(600);
+    members[0].put_leased("/t/k", "v", &lease);
+    let peers: Vec<String> = members.iter().map(Etcd::url).collect();
+    for _ in 0..3 {
+        let leader = members.iter().find(|member| {
+            let said = member.ctl(&["endpoint", "status", "-w", "json"]);
+            let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+            said[0]["Status"]["leader"] == said[0]["Status"]["header"]["member_id"]
+        });
+        let leader = leader.expect("one of them leads");
+        leader.kill();
+        let reads = store(&Options { peers: peers.clone(), ..raw(leader, "/t/") });
+        let deadline = std::time::Instant::now() + Duration::from_secs(60);
+        let mut answers = 0;
+        while answers < 20 {
+            assert!(std::time::Instant::now() < deadline, "nobody is elected");
+            let table = driftless::model::Table::default().into();
+            match reads.get(&table, &[b"k"], Batch::unpooled()).await {
+                Ok(batch) => {
+                    let expires = super::rows_of(&batch)[0].expires().unwrap();
+                    let left = i128::from(expires) - now_us();
+                    assert!((500_000_000..=604_000_000).contains(&left), "{left} microseconds are left");
+                    answers += 1;
+                }
+                Err(error) => assert_eq!(error.fault(), Fault::Transient, "{error}"),
+            }
+        }
+        leader.spawn();
+        leader.wait_ready();
+    }
+}
+
 #[tokio::test]
 async fn a_key_whose_old_lease_is_gone_is_read_with_its_newer_one() {
     for server in both() {

@@ -147,7 +147,8 @@ impl Case {
         // Slots of one server are named by streams.
         let names: Vec<String> = names.iter().map(|name| format!("{word}-{name}")).collect();
         let sinks: Vec<Side> = names.iter().map(|name| Side::sqlite(&folder.join(name), None)).collect();
-        let mut yaml = format!("memory: 32MiB\nlisten: {listen}\njournal: {{ enabled: true, {journal} }}\npipelines:\n");
+        let mut yaml =
+            format!("memory: 32MiB\nlisten: {listen}\njournal: {{ enabled: true, {journal} }}\npipelines:\n");
         for (name, sink) in names.iter().zip(&sinks) {
             yaml += &format!("  - {{ name: {name}, src: {}, dst: {} }}\n", source.yaml(), sink.yaml());
         }
@@ -182,10 +183,16 @@ impl Case {
             let ready = get(self.listen, "/readyz");
             let after = self.pipelines();
             if let (Some(before), Some(ready), Some(after)) = (before, ready, after) {
-                let in_gap = |all: &[Value], index: usize| (all[index]["state"] == "gap").then(|| all[index]["gaps"].clone());
-                let gap = (0..before.len()).any(|index| in_gap(&before, index).is_some_and(|n| in_gap(&after, index) == Some(n)));
+                let in_gap =
+                    |all: &[Value], index: usize| (all[index]["state"] == "gap").then(|| all[index]["gaps"].clone());
+                let gap = (0..before.len())
+                    .any(|index| in_gap(&before, index).is_some_and(|n| in_gap(&after, index) == Some(n)));
                 if gap {
-                    assert!(ready.starts_with("HTTP/1.1 503"), "ready within a gap: {ready}\n{after:?}\n{}", self.tail());
+                    assert!(
+                        ready.starts_with("HTTP/1.1 503"),
+                        "ready within a gap: {ready}\n{after:?}\n{}",
+                        self.tail()
+                    );
                     self.tally.unready += 1;
                 }
                 if after.iter().all(|status| status["consistent"] == true) {

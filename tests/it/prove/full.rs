@@ -149,7 +149,10 @@ impl Case {
                 took.as_secs_f64()
             ),
         );
-        assert!(later <= paused + 8, "resident memory went from {paused} to {later} MiB while nothing could be written");
+        assert!(
+            later <= paused + 8,
+            "resident memory went from {paused} to {later} MiB while nothing could be written"
+        );
         // LIMIT: a build for tests takes more for the same.
         assert!(peak <= pick(224, 128), "resident memory was {peak} MiB, with memory: 32MiB");
     }
@@ -270,7 +273,11 @@ impl Case {
             given = now;
             assert!(Instant::now() < deadline, "it gets more and more\n{}", self.log(0));
         }
-        assert!(given < self.rows, "{given} of {} rows are in the sink although the journal has no room for them", self.rows);
+        assert!(
+            given < self.rows,
+            "{given} of {} rows are in the sink although the journal has no room for them",
+            self.rows
+        );
         self.write();
         assert!(self.is_paused(), "{:?}", self.unready());
         assert_eq!(self.given(), given, "a sink was given what the journal does not hold");

@@ -97,7 +97,8 @@ impl Vandal {
     }
 
     fn segments(&self) -> Vec<u64> {
-        let names = std::fs::read_dir(&self.folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let names =
+            std::fs::read_dir(&self.folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
         let mut all: Vec<u64> = names.filter_map(|name| name.strip_suffix(".segment")?.parse().ok()).collect();
         all.sort_unstable();
         all
@@ -236,7 +237,8 @@ impl Vandal {
 
     /// Harms one of the small files beside the segments, which only spare work.
     fn small_file(&mut self, ending: &'static str) -> Harm {
-        let names = std::fs::read_dir(&self.folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let names =
+            std::fs::read_dir(&self.folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
         let mut files: Vec<String> = names.filter(|name| name.ends_with(ending)).collect();
         files.sort();
         let Some(count) = std::num::NonZero::new(files.len() as u64) else { return self.cut_anywhere() };

@@ -18,13 +18,15 @@ pub struct SmallDisk {
 impl SmallDisk {
     /// Mounts a disk of so many MiB at a folder, which must be there.
     pub fn mount(folder: &Path, mib: u32) -> Self {
-        let ways: [(&str, &'static [&'static str]); 2] = [("-m", &["-m"]), ("-Urm", &["-U", "-m", "--preserve-credentials"])];
+        let ways: [(&str, &'static [&'static str]); 2] =
+            [("-m", &["-m"]), ("-Urm", &["-U", "-m", "--preserve-credentials"])];
         let mut refused = Vec::new();
         for (options, joins) in ways {
             let script = format!("mount -t tmpfs -o size={mib}m,mode=700 tmpfs \"$0\" && echo mounted && exec cat");
             let mut command = Command::new("unshare");
             command.args([options, "sh", "-c", &script]).arg(folder);
-            let mut holder = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+            let mut holder =
+                command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
             let mut answer = String::new();
             BufReader::new(holder.stdout.as_mut().unwrap()).read_line(&mut answer).unwrap();
             if answer.trim() == "mounted" {

@@ -149,8 +149,8 @@ impl Etcd {
         drop(std::fs::remove_dir_all(&root));
         remove_forgotten(root.parent().unwrap());
         std::fs::create_dir_all(&root).unwrap();
-        let log = super::scale::kept_logs()
-            .map_or(root.join("log"), |kept| kept.join(format!("server-etcd-{name}-{}", std::process::id())));
+        // Not kept beside others' logs: etcd names the keys of requests that took long, whoever sent them.
+        let log = root.join("log");
         let scheme = if setup.certificates.is_some() { "https" } else { "http" };
         let (clients, peers) = (format!("{scheme}://127.0.0.1:{port}"), format!("http://127.0.0.1:{peer}"));
         let data = root.join("data");
@@ -437,20 +437,21 @@ pub fn until(what: &str, mut there: impl FnMut() -> bool) {
     }
 }
 
-/// Removes the folders of test runs that ended more than an hour ago, whatever ended them.
+/// Removes what test runs have left that ended, whatever ended them: the data of each at once, since a log of etcd's takes
+/// 64 MiB at least, and the rest after an hour, until when somebody may look for the reason of a failure.
 fn remove_forgotten(parent: &Path) {
     for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let process =
             name.to_str().and_then(|name| name.strip_prefix("etcd-")?.rsplit_once('-')?.1.parse::<u32>().ok());
-        let gone = process.is_some_and(|process| !Path::new("/proc").join(process.to_string()).is_dir());
+        if process.is_none_or(|process| Path::new("/proc").join(process.to_string()).is_dir()) {
+            continue;
+        }
         let old = entry
             .metadata()
             .and_then(|meta| meta.modified())
             .is_ok_and(|at| at.elapsed().is_ok_and(|age| age > Duration::from_secs(3600)));
-        if gone && old {
-            drop(std::fs::remove_dir_all(entry.path()));
-        }
+        drop(std::fs::remove_dir_all(if old { entry.path() } else { entry.path().join("data") }));
     }
 }
 

@@ -87,7 +87,8 @@ impl Follower {
             aliases: Vec::new(),
             aside: None,
         };
-        let (disk, keys, place, through) = (Arc::clone(journal.disk), journal.keys.clone(), from.clone(), hub.durable().1);
+        let (disk, keys, place, through) =
+            (Arc::clone(journal.disk), journal.keys.clone(), from.clone(), hub.durable().1);
         let found = tokio::task::spawn_blocking(move || aliases(&disk, &keys, &place, through)).await;
         let found = found.map_err(|_| Error::bug("look around in the journal: it has panicked"))?;
         follower.aliases = found.map_err(lost)?;

@@ -314,7 +314,9 @@ impl Drop for InUse<'_> {
 }
 
 fn ended() -> Error {
-    Error::transient("follow the source directly: it keeps half of what it may keep for us; going on through the journal")
+    Error::transient(
+        "follow the source directly: it keeps half of what it may keep for us; going on through the journal",
+    )
 }
 
 /// A direct stream, as it is followed.

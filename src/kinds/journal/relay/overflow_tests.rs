@@ -175,3 +175,24 @@ async fn a_sink_at_a_place_that_the_journal_does_not_have_is_given_what_follows_
     }
     a.stop().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sink_that_is_ahead_of_the_journal_waits_for_it_and_no_gap_is_opened() {
+    let (source, disk) = (Numbers::new(), Faulty::default());
+    let a = overflow(&source, &disk);
+    let mut tail = a.source().tail(&at(0), &pool()).await.unwrap();
+    source.write(20);
+    take(tail.as_mut(), 0, 20).await;
+    tail.release(&at(7)).await.unwrap();
+    source.with(|state| state.held = Some(9));
+    strain(&source, true);
+    until("the journal took over", || source.with(|state| state.released == 9)).await;
+    let (again, credit) = (a.source(), pool());
+    let mut waiting = tokio::spawn(async move { again.tail(&at(13), &credit).await });
+    let early = tokio::time::timeout(std::time::Duration::from_millis(300), &mut waiting).await;
+    assert!(early.is_err(), "it was opened although the journal is not there");
+    source.with(|state| state.held = None);
+    let mut tail = tokio::time::timeout(LONG, waiting).await.unwrap().unwrap().unwrap();
+    take(tail.as_mut(), 13, 20).await;
+    a.stop().await.unwrap();
+}

@@ -29,6 +29,8 @@ pub(super) struct State {
     pub(super) opened: Vec<u64>,
     failing: bool,
     pub(super) strained: bool,
+    /// What lies behind this is not given out yet.
+    pub(super) held: Option<u64>,
     /// Numbers of patches that take the rest of their row from another key.
     pub(super) moves: BTreeSet<u64>,
     /// Numbers that empty the table instead.
@@ -112,7 +114,8 @@ impl Tail for Counting {
                 if self.numbers.with(|state| state.failing) {
                     return Err(Error::transient("the source is away"));
                 }
-                if *head.borrow_and_update() > self.at {
+                let held = self.numbers.with(|state| state.held.is_some_and(|held| self.at >= held));
+                if *head.borrow_and_update() > self.at && !held {
                     break;
                 }
                 head.changed().await.unwrap();

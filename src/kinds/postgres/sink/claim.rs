@@ -22,7 +22,8 @@ use crate::model::{Checkpoint, Claim, LaneRecord, Layout, StreamRecord};
 /// Serializes whoever makes our records, and claims of one stream.
 pub(super) const LOCK: &str = "select pg_advisory_xact_lock(hashtext('driftless'), hashtext($1))";
 /// LIMIT: a claim works while it holds the locks; one that was stopped there frees them long before an ordinary session.
-pub(super) const BEGIN: &str = "begin; set local lock_timeout = '2s'; set local idle_in_transaction_session_timeout = '20s'";
+pub(super) const BEGIN: &str =
+    "begin; set local lock_timeout = '2s'; set local idle_in_transaction_session_timeout = '20s'";
 /// LIMIT: how long a claim tries to get past an owner that keeps coming back.
 const PATIENCE: Duration = Duration::from_secs(60);
 

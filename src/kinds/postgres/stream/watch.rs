@@ -321,7 +321,10 @@ mod tests {
         let limit = 100;
         for (looks, steps) in [
             (&[(120, 1)][..], &[Step::Warn][..]),
-            (&[(60, 1), (120, 1), (110, 2), (105, 3), (40, 4)], &[Step::Warn, Step::Nothing, Step::Nothing, Step::Nothing, Step::Nothing]),
+            (
+                &[(60, 1), (120, 1), (110, 2), (105, 3), (40, 4)],
+                &[Step::Warn, Step::Nothing, Step::Nothing, Step::Nothing, Step::Nothing],
+            ),
             (&[(60, 1), (120, 1), (120, 1)], &[Step::Warn, Step::Nothing, Step::GiveUp]),
             (&[(60, 1), (120, 2), (200, 3)], &[Step::Warn, Step::Nothing, Step::GiveUp]),
         ] {
