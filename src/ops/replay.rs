@@ -128,7 +128,7 @@ fn count(batch: &Batch, layout: Layout, sorts: &mut Vec<Foreseen>) {
 /// Of which sort a change is, without anything that may be secret.
 fn sort(row: Row<'_>, layout: Layout) -> std::borrow::Cow<'_, str> {
     if layout == Layout::Raw {
-        return row.table.name.as_str().into();
+        return row.table.name.trim_start_matches('!').into();
     }
     match (row.op, classes::of(row.key)) {
         (Op::Clear, _) => "all".into(),

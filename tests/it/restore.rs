@@ -284,7 +284,8 @@ fn a_restore_that_was_killed_goes_on_to_the_very_same_instant_and_to_no_other() 
 fn raw(db: &PgDb) -> String {
     db.run(
         "select 'account ' || a::text from accounts a union all select 'pair ' || p::text from pairs p \
-         union all select 'none ' || n::text from none n order by 1",
+         union all select 'none ' || n::text from none n \
+         union all select 'counted ' || c::text from counted c order by 1",
     )
 }
 
@@ -296,6 +297,7 @@ fn any_tables_can_be_restored_and_replayed_with_values_that_changes_do_not_bring
          alter table accounts alter column large set storage external;
          create table pairs (a int, b text, c numeric, primary key (a, b));
          create table none (id uuid primary key);
+         create table counted (id bigserial primary key, n int);
          insert into accounts select n, 'name ' || n, repeat(md5(n::text), 400) from generate_series(1, 60) n;
          insert into pairs select n, 'b' || n, n / 7.0 from generate_series(1, 40) n;",
     );
@@ -316,7 +318,8 @@ fn any_tables_can_be_restored_and_replayed_with_values_that_changes_do_not_bring
             "begin; update accounts set name = name || '.' where id % 5 = {m}; delete from accounts where id = {id}; commit;
              insert into accounts (id, name, large) values ({new}, 'new', repeat('x', 9000));
              update pairs set b = b || 'm' where a % 6 = {round}; delete from pairs where a = {id};
-             update accounts set large = repeat(md5('{round}'), 300) where id = {large};",
+             update accounts set large = repeat(md5('{round}'), 300) where id = {large};
+             insert into counted (n) select {round} from generate_series(1, 3);",
             m = round % 5,
             id = 10 + round,
             new = 100 + round,
@@ -345,7 +348,7 @@ fn any_tables_can_be_restored_and_replayed_with_values_that_changes_do_not_bring
         site.configure(&yaml("postgresql://nobody@127.0.0.1:1/none", &dst.url()));
         let done = site.done("restore", &["--at", &moment.at]);
         assert_eq!(raw(&dst), moment.lines[0], "at {}: {done}", moment.at);
-        assert_eq!(dst.run("select count(*) from pg_indexes where schemaname = 'public'"), "3", "keys are built");
+        assert_eq!(dst.run("select count(*) from pg_indexes where schemaname = 'public'"), "4", "keys are built");
         assert_eq!(Db::Pg(PgDb { server: dst.server, name: dst.name.clone() }).residue(), "");
         first.get_or_insert(dst);
     }

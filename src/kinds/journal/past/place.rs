@@ -34,8 +34,7 @@ pub struct Place {
     pub frame: u64,
     /// Whether there is something behind it.
     pub goes_on: bool,
-    /// The latest known commit time up to it, nearly: of what lies in one frame with what follows, not all is taken into
-    /// account.
+    /// Where a time was sought: the latest known commit time up to it, 0 where none is.
     pub latest: Micros,
 }
 
@@ -53,7 +52,7 @@ pub fn place(disk: &Arc<dyn Disk>, keys: &Keys, bound: &Bound, through: u64) -> 
                 let Some(standing) = at_segment(*first).prologue()? else { continue };
                 // All of it is read: a frame that holds no times would be passed over otherwise.
                 if standing.latest <= *time {
-                    return seek(at_segment(*first), bound, through);
+                    return seek(at_segment(*first), bound, standing.latest, through);
                 }
             }
             Err(match all.first() {
@@ -65,12 +64,12 @@ pub fn place(disk: &Arc<dyn Disk>, keys: &Keys, bound: &Bound, through: u64) -> 
             })
         }
         Bound::Position(partition, position) => {
-            seek(Reader::at_position(Arc::clone(disk), keys.clone(), partition, position)?, bound, through)
+            seek(Reader::at_position(Arc::clone(disk), keys.clone(), partition, position)?, bound, 0, through)
         }
         Bound::End => {
             // The newest may hold nothing yet.
             for first in segments(&**disk)?.into_iter().rev().take(2) {
-                let found = seek(at_segment(first), bound, through)?;
+                let found = seek(at_segment(first), bound, 0, through)?;
                 if found.frame > first {
                     return Ok(found);
                 }
@@ -84,16 +83,17 @@ fn nothing() -> Error {
     Error::config("look for a place in the journal: it holds nothing yet")
 }
 
-fn seek(mut reader: Reader, bound: &Bound, through: u64) -> Result<Place> {
+/// `latest`: the latest commit time before where the reader is, if it does not know that yet.
+fn seek(mut reader: Reader, bound: &Bound, latest: Micros, through: u64) -> Result<Place> {
     let mut seeker =
         Seeker { bound, at: Checkpoint::default(), cut: BTreeSet::new(), began: false, frame: 0, latest: 0 };
-    seeker.latest = reader.latest();
+    seeker.latest = reader.latest().max(latest);
     if !reader.reached().is_empty() {
         seeker.begin(reader.reached(), None);
     }
     loop {
         let mut batch = Batch::unpooled();
-        let latest = reader.latest();
+        let latest = reader.latest().max(latest);
         match reader.next(&mut batch, usize::MAX, through)? {
             Given::Run => {
                 if !seeker.began {
@@ -103,7 +103,7 @@ fn seek(mut reader: Reader, bound: &Bound, through: u64) -> Result<Place> {
                 if cut && seeker.frame == 0 {
                     seeker.frame = reader.sequence();
                 } else if !cut {
-                    seeker.latest = latest.max(batch.rows().map(|row| row.at).max().unwrap_or(0));
+                    seeker.latest = seeker.latest.max(latest);
                 }
                 if seeker.is_over() {
                     break;
@@ -169,7 +169,12 @@ impl Seeker<'_> {
                 self.at.advance(partition, &mark.upto);
             }
             let Bound::Time(time) = self.bound else { continue };
-            let Some(at) = (index < batch.len()).then(|| batch.row(index).at) else { continue };
+            let Some(row) = (index < batch.len()).then(|| batch.row(index)) else { continue };
+            let at = row.at;
+            // What goes along with changes and is none, as values of sequences do, was not committed at some time.
+            if row.table.name.starts_with('!') {
+                continue;
+            }
             if at == 0 {
                 return Err(Error::config(
                     "look for a time in the journal: it does not say when changes were committed, because its source \
@@ -179,6 +184,7 @@ impl Seeker<'_> {
             if at > *time {
                 return Ok(self.cut.insert(partition.clone()));
             }
+            self.latest = self.latest.max(at);
         }
         Ok(false)
     }

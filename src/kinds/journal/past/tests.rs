@@ -86,6 +86,9 @@ proptest! {
         prop_assert_eq!(&begin.at, &at(spot(before(from))));
         prop_assert_eq!(&end.at, &at(spot(before(until))));
         prop_assert_eq!(end.goes_on, (before(until) as usize) < all.len());
+        // Whether anything was committed before it is known, although each segment begins anew.
+        let any = all[..before(until) as usize].iter().any(|(_, changes)| *changes > 0);
+        prop_assert!(!any || end.latest > 0);
         let expected: Vec<u32> = (before(from)..before(until))
             .flat_map(|number| std::iter::repeat_n(number, all[number as usize].1))
             .collect();
@@ -135,6 +138,25 @@ fn a_time_is_refused_where_the_journal_knows_none() {
     write(&open(&faulty, options(400, None)), 0, &[(5, 1), (0, 1)], 1);
     let refused = place(&disk(&faulty), &keys(None), &Bound::Time(6), ALL).unwrap_err();
     assert_eq!(refused.fault(), Fault::Config, "{refused}");
+}
+
+#[test]
+fn what_goes_along_with_changes_has_no_time_and_no_table() {
+    let faulty = Faulty::default();
+    let writer = open(&faulty, options(400, None));
+    let mut batch = Batch::unpooled();
+    batch.begin(&partition(), spot(0), Steps::Ordinal);
+    let (own, beside) =
+        (batch.table(&Arc::default()), batch.table(&Arc::new(Table { name: "!beside".into(), shape: vec![] })));
+    batch.push(Op::Put, false, own, b"0", b"", 5);
+    batch.push(Op::Put, false, beside, b"s", b"7", 0);
+    batch.mark(spot(1));
+    append(&writer, &batch);
+    write(&writer, 1, &[(9, 1)], 1);
+    let end = find(&faulty, &Bound::Time(6));
+    assert_eq!((&end.at, end.latest), (&at(spot(1)), 5));
+    let found = survey(&span(&faulty, at(spot(0)), end.at)).unwrap();
+    assert_eq!((found.changes, found.tables), (2, vec![Arc::default()]));
 }
 
 #[test]
