@@ -2,6 +2,7 @@
 
 use std::process::Command;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use driftless::error::Fault;
 use driftless::kinds::postgres::catalog::{self, Need};
@@ -874,8 +875,16 @@ async fn a_server_that_dies_amid_commits_gets_each_of_them_once() {
                 tokio::task::yield_now().await;
             }
             let again = server.data.join("postmaster.pid");
-            drop(std::fs::remove_file(again));
-            server.spawn(&["fsync=on"]);
+            drop(std::fs::remove_file(&again));
+            // A postmaster that starts before the last child of the other one has gone ends at once.
+            let deadline = Instant::now() + Duration::from_secs(60);
+            while server.try_psql("postgres", "select 1").is_err() {
+                assert!(Instant::now() < deadline, "PostgreSQL did not start, see {}", server.log.display());
+                if !again.exists() {
+                    server.spawn(&["fsync=on"]);
+                    tokio::time::sleep(Duration::from_millis(300)).await;
+                }
+            }
         }
         loop {
             match sent.await {
