@@ -299,14 +299,14 @@ impl SqliteDb {
     /// Runs statements through `sqlite3`, waiting up to ten seconds for others' locks as Teleport does.
     pub fn run(&self, sql: &str) {
         let mut command = Command::new("sqlite3");
-        command.args(["-batch", "-bail", "-cmd", ".timeout 10000"]).arg(self.file());
+        command.args(["-batch", "-bail", "-cmd", ".timeout 60000"]).arg(self.file());
         feed(command, sql);
     }
 
     /// What a query gives, unaligned.
     pub fn query(&self, sql: &str) -> String {
         let mut command = Command::new("sqlite3");
-        command.args(["-batch", "-bail", "-readonly", "-cmd", ".timeout 10000"]).arg(self.file()).arg(sql);
+        command.args(["-batch", "-bail", "-readonly", "-cmd", ".timeout 60000"]).arg(self.file()).arg(sql);
         lines(command, |line| Some(line.to_owned())).join("\n")
     }
 
@@ -327,7 +327,7 @@ impl SqliteDb {
         let mut command = Command::new("sqlite3");
         let sql = "select hex(key), hex(value), typeof(expires), coalesce(expires, ''), revision from kv";
         command
-            .args(["-batch", "-bail", "-readonly", "-separator", " ", "-cmd", ".timeout 10000"])
+            .args(["-batch", "-bail", "-readonly", "-separator", " ", "-cmd", ".timeout 60000"])
             .arg(self.file())
             .arg(sql);
         let mut all = lines(command, |line| {
