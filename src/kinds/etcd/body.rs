@@ -5,6 +5,10 @@
 //! i64 LE expiry: microseconds since the Unix epoch; the largest number means never
 //! i64 LE revision: the key's mod revision where the row was read; 0 if it came from another kind
 //! the value, to the end: without Teleport's base64, the same in both layouts
+//!
+//! of a patch, which changes nothing but the expiry:
+//! u8 version = 2
+//! i64 LE expiry
 //! ```
 //!
 //! The expiry of a key is a lease, of which only the whole seconds that it has left can be asked. So an instant here is late
@@ -15,6 +19,8 @@ use crate::error::{Error, Result};
 use crate::model::{Item, Micros};
 
 const VERSION: u8 = 1;
+/// What a patch begins with: the value is a hole.
+const PATCH: u8 = 2;
 /// Bytes before the value.
 const HEAD: usize = 17;
 /// How [`Micros`] say never.
@@ -103,6 +109,29 @@ pub fn near(a: Option<i128>, b: Option<i128>) -> bool {
     }
 }
 
+/// Appends the body of a patch: another expiry, and all else as it is.
+pub fn patch(expires: Option<Micros>, out: &mut Vec<u8>) {
+    out.push(PATCH);
+    out.extend_from_slice(&expires.unwrap_or(NEVER).to_le_bytes());
+}
+
+/// The expiry that a patch sets.
+pub fn patched(bytes: &[u8]) -> Result<Option<Micros>> {
+    match bytes.split_first() {
+        Some((&PATCH, rest)) => {
+            let expires = Micros::from_le_bytes(rest.try_into().map_err(|_| broken())?);
+            Ok((expires != NEVER).then_some(expires))
+        }
+        _ => Err(broken()),
+    }
+}
+
+/// Appends an older body with the expiry of a patch.
+pub fn fill(older: &[u8], patch: &[u8], out: &mut Vec<u8>) -> Result<()> {
+    Body { expires: patched(patch)?, ..Body::decode(older)? }.encode(out);
+    Ok(())
+}
+
 /// Appends the same body with another value.
 pub fn with_value(body: &[u8], value: &[u8], out: &mut Vec<u8>) -> Result<()> {
     Body { value, ..Body::decode(body)? }.encode(out);
@@ -183,6 +212,23 @@ mod tests {
         let mut out = Vec::new();
         with_value(&encoded(Some(7), 3, b"old"), b"new", &mut out).unwrap();
         assert_eq!(out, encoded(Some(7), 3, b"new"));
+    }
+
+    #[test]
+    fn a_patch_sets_the_expiry_and_leaves_the_rest() {
+        for expires in [None, Some(7)] {
+            let mut bytes = Vec::new();
+            patch(expires, &mut bytes);
+            assert_eq!(patched(&bytes).unwrap(), expires);
+            assert_eq!((bytes[0], bytes.len()), (2, 9));
+            let mut out = Vec::new();
+            fill(&encoded(Some(1), 3, b"v"), &bytes, &mut out).unwrap();
+            assert_eq!(out, encoded(expires, 3, b"v"));
+            assert!(Body::decode(&bytes).is_err() && patched(&out).is_err());
+            for cut in 0..bytes.len() {
+                assert!(patched(&bytes[..cut]).is_err());
+            }
+        }
     }
 
     proptest! {
