@@ -130,6 +130,15 @@ pub fn unreadable(stream: &str, count: u64, first: bool) {
     }
 }
 
+/// So many changes of a commit to an etcd destination have an empty value, which Teleport could not read there; their keys
+/// are removed. `first`: nobody was told yet.
+pub fn unstorable(stream: &str, count: u64, first: bool) {
+    left_out(stream, "empty", count);
+    if first {
+        tracing::warn!(stream, "items with an empty value are left out: Teleport cannot read one from etcd");
+    }
+}
+
 /// A filter met keys of no class that is known, and left them out; told once for each first component.
 pub fn unknown_family(stream: &str, family: &str) {
     tracing::warn!(
