@@ -40,6 +40,10 @@ impl Codec for Etcd {
         body::SLACK
     }
 
+    fn leaves_empty_out(&self) -> bool {
+        true
+    }
+
     fn holds(&self, _: &[u8]) -> bool {
         false
     }
