@@ -1,5 +1,6 @@
 //! Reading present state: snapshot, verify, repair.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use crate::model::{Batch, Position, Table};
@@ -13,6 +14,31 @@ pub struct Range {
     pub name: String,
     /// Its table.
     pub table: Arc<Table>,
+}
+
+/// How ranges of keys are called: `<first key>..<first key after it>` in hexadecimal, an empty side being open.
+pub fn between(from: &[u8], to: &[u8]) -> String {
+    format!("{}..{}", hex(from), hex(to))
+}
+
+/// The two keys of a name that [`between`] made; `None` for any other.
+pub fn bounds(name: &str) -> Option<(Vec<u8>, Vec<u8>)> {
+    let (from, to) = name.split_once("..")?;
+    Some((unhex(from)?, unhex(to)?))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("writing to a string does not fail");
+        text
+    })
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    let digit = |digit: u8| char::from(digit).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let bytes = pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect::<Option<Vec<u8>>>()?;
+    rest.is_empty().then_some(bytes)
 }
 
 /// Present state of a store.
@@ -55,5 +81,20 @@ pub trait Store: Send + Sync {
     /// The same store as it was at one moment, for as long as the result lives; `None` where the kind has no such view.
     fn frozen(&self) -> Fut<'_, Option<Box<dyn Store>>> {
         Box::pin(async { Ok(None) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_ranges_are_read_back_and_others_refused() {
+        for (from, to) in [(&b""[..], &b""[..]), (b"/a", b""), (b"", b"b"), (b"/a\0\xff", b"/b")] {
+            assert_eq!(bounds(&between(from, to)), Some((from.to_vec(), to.to_vec())));
+        }
+        for broken in ["", "2f", "2f..3", "xx..yy", "é..", "2f....", "+1..", "2f."] {
+            assert_eq!(bounds(broken), None, "{broken}");
+        }
     }
 }

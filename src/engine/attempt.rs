@@ -85,7 +85,7 @@ impl<'a> Attempt<'a> {
         };
         let (mut attempt, lanes) = Self::claim(pipeline, record, foreign).await?;
         let signals = attempt.signals.clone();
-        let stands = plan::tail(&Checkpoint::meet(&lanes));
+        let stands = Checkpoint::meet(&lanes).tail();
         let is_lost = lost.take().filter(|lost| lost.at == stands).map(|lost| attempt.gap(&lost)).is_some();
         let result = attempt.go(&lanes, is_lost, repairs, made_progress).await;
         // Lanes that wait to try again must not outlive the attempt: the next one claims the same lanes.
@@ -96,7 +96,7 @@ impl<'a> Attempt<'a> {
             && error.fault() == Fault::PositionLost
         {
             attempt.dispatcher.advance();
-            let at = plan::tail(attempt.dispatcher.frontier().checkpoint());
+            let at = attempt.dispatcher.frontier().checkpoint().tail();
             *lost = Some(Lost { at, why: error.to_string() });
         }
         result
@@ -138,7 +138,7 @@ impl<'a> Attempt<'a> {
             plan = if heal { Plan::Heal { generation } } else { Plan::Load { generation } };
         }
         if let Plan::Load { generation } = plan {
-            pipeline.source.keep(&plan::tail(self.dispatcher.frontier().checkpoint())).await?;
+            pipeline.source.keep(&self.dispatcher.frontier().checkpoint().tail()).await?;
             self.state(State::Snapshot, "the first copy is under way");
             if !load::run(self, generation).await? {
                 return self.drain().await;

@@ -9,7 +9,6 @@ use std::sync::{Mutex, MutexGuard};
 use tokio::sync::{Notify, oneshot};
 
 use crate::engine::dispatch::Dispatcher;
-use crate::engine::plan;
 use crate::engine::window::Fate;
 use crate::error::{Error, Result};
 use crate::model::{Batch, Checkpoint, PartitionId, Position};
@@ -66,7 +65,7 @@ impl Desk {
         let due = match slot.as_ref() {
             None => false,
             Some(Order::Write { until, .. }) => {
-                let reached = cfg!(mutate = "repair_without_window") || dispatcher.routed().covers(&plan::tail(until));
+                let reached = cfg!(mutate = "repair_without_window") || dispatcher.routed().covers(&until.tail());
                 reached && !dispatcher.is_open()
             }
             Some(Order::Marked { seq, .. }) => dispatcher.frontier().has_passed(*seq),

@@ -57,7 +57,7 @@ pub(crate) async fn run(
 ) -> Result<()> {
     let pipeline = attempt.pipeline;
     let checkpoint = attempt.dispatcher.frontier().checkpoint().clone();
-    let mut tail = pipeline.source.tail(&plan::tail(&checkpoint), &attempt.pool).await?;
+    let mut tail = pipeline.source.tail(&checkpoint.tail(), &attempt.pool).await?;
     let desk = Desk::default();
     let mut beside = Beside::new(attempt, &desk, &plan, checkpoint);
     loop {
@@ -87,7 +87,7 @@ pub(crate) async fn run(
     }
     drop(beside);
     attempt.drain().await?;
-    tail.release(&plan::tail(attempt.dispatcher.frontier().checkpoint())).await
+    tail.release(&attempt.dispatcher.frontier().checkpoint().tail()).await
 }
 
 impl<'p> Beside<'p> {
@@ -122,7 +122,7 @@ impl<'p> Beside<'p> {
         match came {
             Came::Head(head) => {
                 self.target = None;
-                self.settling = Settling::Until(plan::tail(&head));
+                self.settling = Settling::Until(head.tail());
             }
             Came::Compared(tally) => {
                 self.comparer = None;
@@ -149,10 +149,10 @@ async fn turn(attempt: &mut Attempt<'_>, tail: &mut dyn Tail, desk: &Desk) -> Re
     desk.serve(&mut attempt.dispatcher)?;
     attempt.tick();
     if cfg!(mutate = "release_before_commit") {
-        return tail.release(&plan::tail(attempt.dispatcher.routed())).await;
+        return tail.release(&attempt.dispatcher.routed().tail()).await;
     }
     if moved {
-        tail.release(&plan::tail(attempt.dispatcher.frontier().checkpoint())).await?;
+        tail.release(&attempt.dispatcher.frontier().checkpoint().tail()).await?;
     }
     Ok(())
 }
@@ -168,7 +168,7 @@ fn forget_ended(attempt: &mut Attempt<'_>) -> Result<()> {
     if !frontier.iter().any(|(partition, position)| *position == Position::End && !partition.is_engine()) {
         return Ok(());
     }
-    let tail = plan::tail(frontier);
+    let tail = frontier.tail();
     let head = attempt.pipeline.status.update(|status| status.head.clone());
     // A head from before a partition was there does not list it either.
     let is_newer = |(partition, position): (&PartitionId, &Position)| {

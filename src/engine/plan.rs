@@ -113,13 +113,6 @@ pub fn ranges<'a>(
         .filter_map(move |(partition, position)| partition.as_str().strip_prefix(&prefix).map(|name| (name, position)))
 }
 
-/// The partitions of the source's own tail.
-pub fn tail(checkpoint: &Checkpoint) -> Checkpoint {
-    let mut tail = checkpoint.clone();
-    tail.retain(|partition| !partition.is_engine());
-    tail
-}
-
 /// Whether a copy was ever begun under this checkpoint, so that the sink may hold rows the source no longer has.
 fn has_data(checkpoint: &Checkpoint) -> bool {
     checkpoint.iter().any(|(partition, position)| {

@@ -6,7 +6,6 @@ use std::time::Duration;
 use metrics::{Counter, Gauge, counter, gauge};
 
 use crate::engine::heal::Tally;
-use crate::engine::plan;
 use crate::engine::status::Status;
 use crate::error::Error;
 use crate::model::{Checkpoint, Commit};
@@ -44,7 +43,7 @@ pub fn lane_committed(lane: u16, commit: &Commit) {
         handles.bytes.increment(commit.changes.bytes() as u64);
     }
     // Positions of a walk are keys, and keys may hold tokens: only the source's own positions are told.
-    tracing::trace!(lane, number = commit.number, changes = commit.changes.len(), upto = %plan::tail(&commit.upto), "commit landed");
+    tracing::trace!(lane, number = commit.number, changes = commit.changes.len(), upto = %commit.upto.tail(), "commit landed");
 }
 
 /// A commit was not answered, or refused in a way that can pass.

@@ -10,7 +10,6 @@ use std::time::Duration;
 use crate::bridge::Bridge;
 use crate::engine::clock::Clock;
 use crate::engine::compare::{self, Difference};
-use crate::engine::plan;
 use crate::error::{Error, Result};
 use crate::model::{Batch, Checkpoint, PartitionId, Position, Steps, StreamId, Table};
 use crate::sink::Sink;
@@ -135,7 +134,7 @@ async fn judge(
         }
         let keys: Vec<&[u8]> = suspects.iter().map(Vec::as_slice).collect();
         let before = sides.source_store.get(table, &keys, Batch::unpooled()).await?;
-        let head = plan::tail(&sides.source.head().await?);
+        let head = sides.source.head().await?.tail();
         if verdict.live {
             verdict.live = frontier_passes(sides, &head).await?;
         }

@@ -3,6 +3,8 @@
 //! A range is called `<from>..<to>`, both in hexadecimal, after whatever says its table; and its name is written down at the
 //! sink. Ranges come in order, and one begins where the one before it ends.
 
+use crate::store::{between, bounds};
+
 /// The same ranges, those that meet at a key which may not be told made one. `None` if they are not called as expected.
 pub(super) fn told(names: &[String], may_tell: impl Fn(&[u8]) -> bool) -> Option<Vec<String>> {
     let mut joined: Vec<Name<'_>> = Vec::with_capacity(names.len());
@@ -10,35 +12,27 @@ pub(super) fn told(names: &[String], may_tell: impl Fn(&[u8]) -> bool) -> Option
         let name = Name::read(name)?;
         match joined.last_mut().filter(|last| last.table == name.table && last.to == name.from && !name.from.is_empty())
         {
-            Some(last) if !may_tell(&unhex(name.from)?) => last.to = name.to,
+            Some(last) if !may_tell(&name.from) => last.to = name.to,
             _ => joined.push(name),
         }
     }
-    let silent = |bound: &str| unhex(bound).is_some_and(|key| key.is_empty() || may_tell(&key));
-    let all = joined.iter().all(|name| silent(name.from) && silent(name.to));
-    all.then(|| joined.iter().map(|name| format!("{}{}..{}", name.table, name.from, name.to)).collect())
+    let silent = |bound: &[u8]| bound.is_empty() || may_tell(bound);
+    let all = joined.iter().all(|name| silent(&name.from) && silent(&name.to));
+    all.then(|| joined.iter().map(|name| format!("{}{}", name.table, between(&name.from, &name.to))).collect())
 }
 
 struct Name<'a> {
     table: &'a str,
-    from: &'a str,
-    to: &'a str,
+    from: Vec<u8>,
+    to: Vec<u8>,
 }
 
 impl<'a> Name<'a> {
     fn read(name: &'a str) -> Option<Self> {
-        let bounds = name.rfind('/').map_or(0, |slash| slash + 1);
-        let (table, bounds) = name.split_at(bounds);
-        let (from, to) = bounds.split_once("..")?;
+        let (table, keys) = name.split_at(name.rfind('/').map_or(0, |slash| slash + 1));
+        let (from, to) = bounds(keys)?;
         Some(Self { table, from, to })
     }
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
-    let digit = |digit: u8| char::from(digit).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    let bytes = pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect::<Option<Vec<u8>>>()?;
-    rest.is_empty().then_some(bytes)
 }
 
 #[cfg(test)]

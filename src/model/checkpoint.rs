@@ -42,6 +42,14 @@ impl Checkpoint {
         self.0.retain(|partition, _| keep(partition));
     }
 
+    /// The partitions of the source's own stream alone.
+    pub fn tail(&self) -> Self {
+        self.iter()
+            .filter(|(partition, _)| !partition.is_engine())
+            .map(|(name, at)| (name.clone(), at.clone()))
+            .collect()
+    }
+
     /// Whether everything at or before `other` is also at or before `self`.
     pub fn covers(&self, other: &Self) -> bool {
         other.0.iter().all(|(partition, position)| self.get(partition) >= position)

@@ -6,8 +6,8 @@ mod checkpoint;
 mod claim;
 mod item;
 mod kind;
-
 mod position;
+mod remark;
 
 pub use batch::{Batch, Buffers, Change, Draft, Edit, Home, Mark, Op, Row, Steps, Table};
 pub use changes::{Changes, Commit};
@@ -15,5 +15,5 @@ pub use checkpoint::Checkpoint;
 pub use claim::{Claim, LaneRecord, Owner, Pulse, Scope, Standing, StreamId, StreamRecord};
 pub use item::{Item, Micros};
 pub use kind::{Kind, Layout};
-
 pub use position::{PartitionId, Position};
+pub use remark::{Level, Remark};

@@ -74,7 +74,7 @@ impl From<&Status> for View {
 
 /// The source's partitions of a checkpoint, without the engine's own marks.
 pub fn positions(checkpoint: &crate::model::Checkpoint) -> String {
-    crate::engine::plan::tail(checkpoint).to_string()
+    checkpoint.tail().to_string()
 }
 
 /// All pipelines of a process.

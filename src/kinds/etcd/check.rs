@@ -4,40 +4,13 @@ use super::connect::{Cluster, Live};
 use super::options::{Options, Role};
 use super::read::Reader;
 use crate::error::Result;
-
-/// How bad a finding is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Level {
-    /// Good to know.
-    Note,
-    /// It works today, and will hurt.
-    Warning,
-    /// It does not work.
-    Error,
-}
-
-/// Something that was found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
-    /// How bad it is.
-    pub level: Level,
-    /// What was found, in one sentence.
-    pub what: String,
-    /// What mends it; empty if nothing can be said.
-    pub mend: String,
-}
-
-impl Finding {
-    fn new(level: Level, what: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { level, what: what.into(), mend: mend.into() }
-    }
-}
+use crate::model::{Level, Remark};
 
 /// Looks at a cluster through each of its peers.
-pub async fn look(options: &Options) -> Vec<Finding> {
+pub async fn look(options: &Options) -> Vec<Remark> {
     let mut found = Vec::new();
     if options.insecure {
-        found.push(Finding::new(
+        found.push(Remark::new(
             Level::Warning,
             "insecure is set: whoever answers for a peer is believed, and sees and forges everything",
             "use https:// and tls_ca_file, and leave insecure out",
@@ -53,7 +26,7 @@ pub async fn look(options: &Options) -> Vec<Finding> {
                     of_keys(&cluster, &live, &mut found).await;
                 }
             }
-            Err(error) => found.push(Finding::new(Level::Error, error.to_string(), "")),
+            Err(error) => found.push(Remark::new(Level::Error, error.to_string(), "")),
         }
     }
     found
@@ -65,10 +38,10 @@ async fn one(options: &Options) -> Result<(Cluster, Live)> {
     Ok((cluster, live))
 }
 
-fn of_member(peer: &str, live: &Live, role: Role, found: &mut Vec<Finding>) {
+fn of_member(peer: &str, live: &Live, role: Role, found: &mut Vec<Remark>) {
     if role == Role::Source {
         for defect in live.version.defects() {
-            found.push(Finding::new(
+            found.push(Remark::new(
                 Level::Warning,
                 format!("{peer} is version {}: {defect}", live.version),
                 "move to the newest release of its line; until then `verify` finds what was lost",
@@ -80,13 +53,13 @@ fn of_member(peer: &str, live: &Live, role: Role, found: &mut Vec<Finding>) {
         [("NOSPACE", "takes no writes: its quota is used up"), ("CORRUPT", "says that its data is damaged")]
     {
         if live.complaints.iter().any(|complaint| complaint.contains(word)) {
-            found.push(Finding::new(Level::Error, format!("{peer} {what}"), "see `etcdctl alarm list`"));
+            found.push(Remark::new(Level::Error, format!("{peer} {what}"), "see `etcdctl alarm list`"));
         }
     }
     // The default where the member does not tell.
     let quota = if live.quota > 0 { live.quota } else { 2 << 30 };
     if role == Role::Sink && live.size > quota / 10 * 8 {
-        found.push(Finding::new(
+        found.push(Remark::new(
             Level::Warning,
             format!("the database of {peer} has {} of the {} MiB that it may have", live.size >> 20, quota >> 20),
             "compact and defragment it, or raise --quota-backend-bytes",
@@ -94,10 +67,10 @@ fn of_member(peer: &str, live: &Live, role: Role, found: &mut Vec<Finding>) {
     }
 }
 
-async fn of_keys(cluster: &Cluster, live: &Live, found: &mut Vec<Finding>) {
+async fn of_keys(cluster: &Cluster, live: &Live, found: &mut Vec<Remark>) {
     let options = cluster.options();
     if options.user.is_some() && !live.logged_in {
-        found.push(Finding::new(
+        found.push(Remark::new(
             Level::Warning,
             "a user is configured, and the cluster asks nobody for a name: whoever reaches it may read and write",
             "`etcdctl auth enable`",
@@ -106,12 +79,12 @@ async fn of_keys(cluster: &Cluster, live: &Live, found: &mut Vec<Finding>) {
     let reader = Reader::new(cluster);
     let (from, end) = (reader.keys.first(b""), reader.keys.end(b""));
     match reader.count(from, end).await {
-        Ok((0, _)) if options.role == Role::Source => found.push(Finding::new(
+        Ok((0, _)) if options.role == Role::Source => found.push(Remark::new(
             Level::Error,
             format!("there is no key under {:?}", options.prefix),
             "`prefix` must be that of the program which writes there; in Teleport's own it is storage.prefix",
         )),
         Ok(_) => {}
-        Err(error) => found.push(Finding::new(Level::Error, error.to_string(), "")),
+        Err(error) => found.push(Remark::new(Level::Error, error.to_string(), "")),
     }
 }

@@ -4,7 +4,6 @@
 //! and goes. There is a view of one moment: every page at one revision. When the cluster compacts that revision away, the
 //! view is lost, and who reads takes another one and goes on behind the last key.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use super::connect::Cluster;
@@ -14,7 +13,7 @@ use super::read::Reader;
 use crate::error::{Error, Result};
 use crate::model::{Batch, Layout, Position, Table};
 use crate::source::Fut;
-use crate::store::{Range, Store};
+use crate::store::{Range, Store, between, bounds};
 
 /// LIMIT: more ranges than that help nobody.
 const MAX_RANGES: usize = 1024;
@@ -42,7 +41,7 @@ impl EtcdStore {
             stored.iter().filter_map(|stored| keys.key(stored)).filter(|key| !key.is_empty()).map(<[u8]>::to_vec),
         );
         let ends = bounds.iter().skip(1).cloned().chain([Vec::new()]);
-        let range = |(from, to): (&Vec<u8>, Vec<u8>)| self.named(format!("{}..{}", hex(from), hex(&to)));
+        let range = |(from, to): (&Vec<u8>, Vec<u8>)| self.named(between(from, &to));
         Ok(bounds.iter().zip(ends).map(range).collect())
     }
 
@@ -52,7 +51,7 @@ impl EtcdStore {
 
     async fn fill(&self, range: &Range, after: &Position, mut batch: Batch, fill_bytes: usize) -> Result<Batch> {
         let keys = &self.reader.keys;
-        let (from, to) = bounds(&range.name)?;
+        let (from, to) = bounds_of(&range.name)?;
         let after = after.boundary().ok_or_else(|| Error::bug("scan keys: nothing follows the end of a range"))?;
         let mut next = keys.first(&from);
         // A place before the range is its beginning; an empty key is no place.
@@ -124,7 +123,7 @@ impl Store for EtcdStore {
 
     fn range<'a>(&'a self, name: &'a str) -> Fut<'a, Range> {
         Box::pin(async move {
-            bounds(name)?;
+            bounds_of(name)?;
             Ok(self.named(name.to_owned()))
         })
     }
@@ -146,24 +145,9 @@ impl Store for EtcdStore {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("writing to a string does not fail");
-        text
-    })
-}
-
-fn bounds(name: &str) -> Result<(Vec<u8>, Vec<u8>)> {
-    let parsed = name.split_once("..").and_then(|(from, to)| Some((unhex(from)?, unhex(to)?)));
+fn bounds_of(name: &str) -> Result<(Vec<u8>, Vec<u8>)> {
     // The name is not repeated: its bounds are keys.
-    parsed.ok_or_else(|| Error::corrupt("read the range that a checkpoint names: it is not one of etcd's keys"))
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    if !text.len().is_multiple_of(2) || !text.is_ascii() {
-        return None;
-    }
-    (0..text.len()).step_by(2).map(|i| u8::from_str_radix(text.get(i..i + 2)?, 16).ok()).collect()
+    bounds(name).ok_or_else(|| Error::corrupt("read the range that a checkpoint names: it is not one of etcd's keys"))
 }
 
 #[cfg(test)]
@@ -171,12 +155,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_ranges_are_read_back_and_others_refused() {
-        for (from, to) in [(&b""[..], &b""[..]), (b"/a", b""), (b"/a\0\xff", b"/b")] {
-            assert_eq!(bounds(&format!("{}..{}", hex(from), hex(to))).unwrap(), (from.to_vec(), to.to_vec()));
-        }
+    fn a_name_that_is_none_is_refused_and_not_repeated() {
         for broken in ["", "2f", "2f..3", "xx..yy", "é..", "2f...."] {
-            let said = bounds(broken).unwrap_err().to_string();
+            let said = bounds_of(broken).unwrap_err().to_string();
             assert!(broken.is_empty() || !said.contains(broken), "{said}");
         }
     }

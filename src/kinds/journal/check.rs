@@ -13,30 +13,10 @@ use super::files::{Disk, Folder};
 use super::seek::{reached, snapshots};
 use super::segment::segments;
 use crate::error::Fault;
-use crate::model::Micros;
+use crate::model::{Level, Micros, Remark};
 
 /// LIMIT: part of `max_bytes` below which a disk counts as nearly full.
 const NEARLY_FULL: u64 = 10;
-
-/// How bad a finding is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Level {
-    /// It works today, and will hurt.
-    Warning,
-    /// It does not work.
-    Error,
-}
-
-/// Something that was found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
-    /// How bad it is.
-    pub level: Level,
-    /// What it is, in one sentence.
-    pub what: String,
-    /// What mends it; empty if nothing can be said.
-    pub mend: String,
-}
 
 /// What a journal is to be.
 #[derive(Clone, Copy, Debug)]
@@ -50,9 +30,9 @@ pub struct Expected {
 }
 
 /// Everything that is found wrong with the journal in a folder, which need not be there yet.
-pub fn check(folder: &Path, keys: &Keys, expected: Expected) -> Vec<Finding> {
+pub fn check(folder: &Path, keys: &Keys, expected: Expected) -> Vec<Remark> {
     let mut found = Vec::new();
-    let mut add = |level, what: String, mend: &str| found.push(Finding { level, what, mend: mend.to_owned() });
+    let mut add = |level, what: String, mend: &str| found.push(Remark::new(level, what, mend));
     let there = folder.ancestors().find(|path| symlink_metadata(path).is_ok()).unwrap_or(Path::new("."));
     if access(there, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK).is_err() || !there.is_dir() {
         let what =

@@ -109,12 +109,13 @@ fn skim(disk: &dyn Disk, info: &mut SegmentInfo) -> Result<()> {
 ///
 /// # Errors
 /// Config, when the folder cannot be read or a key is missing.
+#[cfg(test)]
 pub fn verify(disk: &Arc<dyn Disk>, keys: &Keys, through: u64) -> Result<Verified> {
     judge(disk, keys, through, false)
 }
 
-/// The same for another process than the writer's: everything that was durable when it began; and what lies behind that, if
-/// no writer is at work.
+/// Reads all of a journal beside its writer, which may be another process, and says all that is wrong: with what was durable
+/// when it began; and with what lies behind that, if no writer is at work.
 ///
 /// # Errors
 /// Config, when the folder cannot be read or a key is missing.

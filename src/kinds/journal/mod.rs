@@ -52,7 +52,9 @@ pub use crypt::{KEY, Key, Keys};
 pub use cursors::Cursor;
 pub use files::{Disk, DiskFile, Folder};
 pub use format::Salt;
-pub use inspect::{SegmentInfo, Verified, list, verify, verify_beside};
+#[cfg(test)]
+use inspect::verify;
+pub use inspect::{SegmentInfo, Verified, list, verify_beside};
 pub use reader::{Cut, Given, Reader};
 pub use records::Note;
 pub use recover::Recovered;

@@ -91,8 +91,7 @@ impl Reader {
     /// PositionLost, when the journal does not reach back to `from`, or ends before it; Corrupt, when what leads there is
     /// damaged.
     pub fn at_checkpoint(disk: Arc<dyn Disk>, keys: Keys, from: &Checkpoint) -> Result<Self> {
-        let mut from = from.clone();
-        from.retain(|partition| !partition.is_engine());
+        let from = from.tail();
         let lost = |what: &str| Error::position_lost(format!("read the journal from {from}: it {what}"));
         let end = end_of(&disk, &keys)?;
         let beyond = |(partition, position): &(&PartitionId, &Position)| {

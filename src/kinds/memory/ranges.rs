@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::model::Table;
-use crate::store::Range;
+use crate::store::{Range, between, bounds};
 
 /// The keys of one range: from `first` on, and before `end`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,31 +21,17 @@ pub(super) fn cut(table: &Arc<Table>, keys: &[&[u8]], count: usize) -> Vec<Range
     let count = count.clamp(1, keys.len().max(1));
     let cuts: Vec<_> = (1..count).map(|i| keys[i * keys.len() / count]).collect();
     let firsts = std::iter::once(&[][..]).chain(cuts.iter().copied());
-    let ends = cuts.iter().copied().map(Some).chain(std::iter::once(None));
-    let name = |(first, end): (&[u8], Option<&[u8]>)| {
-        format!("{}/{}..{}", table.name, hex(first), end.map(hex).unwrap_or_default())
-    };
+    let ends = cuts.iter().copied().chain(std::iter::once(&[][..]));
+    let name = |(first, end): (&[u8], &[u8])| format!("{}/{}", table.name, between(first, end));
     firsts.zip(ends).map(|bounds| Range { name: name(bounds), table: Arc::clone(table) }).collect()
 }
 
 /// Reads a range's name.
 pub(super) fn read(name: &str) -> Result<Span> {
     let broken = || Error::corrupt(format!("read range {name:?} of a memory store: not a table and two keys"));
-    let (table, bounds) = name.rsplit_once('/').ok_or_else(broken)?;
-    let (first, end) = bounds.split_once("..").ok_or_else(broken)?;
-    let first = unhex(first).ok_or_else(broken)?;
-    let end = if end.is_empty() { None } else { Some(unhex(end).ok_or_else(broken)?) };
-    Ok(Span { table: table.to_owned(), first, end })
-}
-
-fn hex(key: &[u8]) -> String {
-    key.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digits: Option<Vec<u32>> = text.chars().map(|c| c.to_digit(16)).collect();
-    let pairs = digits?;
-    pairs.chunks(2).map(|pair| u8::try_from(pair[0] * 16 + pair.get(1)?).ok()).collect()
+    let (table, keys) = name.rsplit_once('/').ok_or_else(broken)?;
+    let (first, end) = bounds(keys).ok_or_else(broken)?;
+    Ok(Span { table: table.to_owned(), first, end: Some(end).filter(|end| !end.is_empty()) })
 }
 
 #[cfg(test)]

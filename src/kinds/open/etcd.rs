@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{Endpoint, Level, Remark, Side, Special, Wanted};
+use super::{Endpoint, Side, Special, Wanted};
 use crate::config::Etcd;
 use crate::error::{Error, Result};
 use crate::kinds::etcd::{Cluster, EtcdSource, EtcdStore, Options, Role, check};
-use crate::model::Kind;
+use crate::model::{Kind, Remark};
 use crate::source::{Fut, Source};
 use crate::store::Store;
 
@@ -84,18 +84,6 @@ impl Special for Prefix {
     }
 
     fn remarks(&self) -> Fut<'_, Vec<Remark>> {
-        Box::pin(async {
-            let found = Box::pin(check::look(self.cluster.options())).await;
-            Ok(found.into_iter().map(remark).collect())
-        })
+        Box::pin(async { Ok(Box::pin(check::look(self.cluster.options())).await) })
     }
-}
-
-fn remark(found: check::Finding) -> Remark {
-    let level = match found.level {
-        check::Level::Note => Level::Note,
-        check::Level::Warning => Level::Warning,
-        check::Level::Error => Level::Error,
-    };
-    Remark { level, what: found.what, mend: found.mend }
 }

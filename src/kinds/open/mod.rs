@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use crate::config::{Config, Pipeline};
 use crate::error::{Error, Result};
-use crate::model::{Kind, Layout, Table};
+use crate::model::{Kind, Layout, Remark, Table};
 use crate::sink::Sink;
 use crate::source::{Fut, Source};
 use crate::store::Store;
@@ -67,28 +67,6 @@ pub struct Endpoint {
     pub followed: Option<Arc<dyn Store>>,
     place: String,
     special: Box<dyn Special>,
-}
-
-/// How bad a remark is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Level {
-    /// Good to know.
-    Note,
-    /// It works today, and will hurt.
-    Warning,
-    /// It does not work.
-    Error,
-}
-
-/// Something that a kind says about one of its stores.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Remark {
-    /// How bad it is.
-    pub level: Level,
-    /// What was found, in one sentence.
-    pub what: String,
-    /// What mends it; empty if nothing can be said.
-    pub mend: String,
 }
 
 /// Questions and errands that are the kind's own.

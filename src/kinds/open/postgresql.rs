@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Endpoint, Level, Remark, Side, Special, Wanted};
+use super::{Endpoint, Side, Special, Wanted};
 use crate::config::{AuthMode, Postgresql};
 use crate::error::Result;
 use crate::kinds::postgres::admin::check;
@@ -10,7 +10,7 @@ use crate::kinds::postgres::catalog::{Need, Scope};
 use crate::kinds::postgres::conn::conninfo::{ConnInfo, Host};
 use crate::kinds::postgres::store::PgStore;
 use crate::kinds::postgres::{self, Options, PgSink, PostgresSource, Session, admin};
-use crate::model::{Kind, Layout, Table};
+use crate::model::{Kind, Layout, Level, Remark, Table};
 use crate::sink::Sink;
 use crate::source::{Fut, Source};
 use crate::store::Store;

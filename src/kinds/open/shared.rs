@@ -12,8 +12,7 @@ use crate::config::{Config, Enabled, Endpoint, Lanes, Pipeline};
 use crate::error::{Error, Result};
 use crate::kinds::journal::relay::{Ack, Overflow, Relay, Snapshots, Wanted};
 use crate::kinds::journal::{Disk, Folder, Key, Keys, OnDamage, Options, Retention, check};
-use crate::kinds::open::{Level, Remark};
-use crate::model::Micros;
+use crate::model::{Level, Micros, Remark};
 use crate::source::Source;
 use crate::store::Store;
 
@@ -209,7 +208,7 @@ pub fn remarks(config: &Config, pipeline: &Pipeline) -> Vec<Remark> {
     }
     let keys = match keys(pipeline) {
         Ok(keys) => keys,
-        Err(error) => return vec![Remark { level: Level::Error, what: error.to_string(), mend: String::new() }],
+        Err(error) => return vec![Remark::new(Level::Error, error.to_string(), "")],
     };
     let expected = check::Expected {
         max_bytes: pipeline.journal.max_bytes,
@@ -217,14 +216,7 @@ pub fn remarks(config: &Config, pipeline: &Pipeline) -> Vec<Remark> {
         now: now(),
     };
     let folder = config.state_dir.join(leader(config, pipeline)).join(FOLDER);
-    let remark = |found: check::Finding| {
-        let level = match found.level {
-            check::Level::Warning => Level::Warning,
-            check::Level::Error => Level::Error,
-        };
-        Remark { level, what: found.what, mend: found.mend }
-    };
-    check::check(&folder, &keys, expected).into_iter().map(remark).collect()
+    check::check(&folder, &keys, expected)
 }
 
 fn micros(duration: std::time::Duration) -> Micros {

@@ -3,12 +3,12 @@
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 
-use super::{Endpoint, Level, Remark, Side, Special, Wanted};
+use super::{Endpoint, Side, Special, Wanted};
 use crate::config::{Journaling, Sqlite, Synchronous};
 use crate::error::{Error, Result};
 use crate::kinds::sqlite::check;
 use crate::kinds::sqlite::{Journal, Options, Role, SqliteSink, SqliteSource, SqliteStore, Sync};
-use crate::model::{Kind, Layout, StreamId};
+use crate::model::{Kind, Layout, Remark, StreamId};
 use crate::sink::Sink;
 use crate::source::{Fut, Source};
 use crate::store::Store;
@@ -58,18 +58,9 @@ impl Special for Backend {
                 Side::Source => check::source(&self.options),
                 Side::Sink => check::sink(&self.options, &self.stream),
             };
-            Ok(found.into_iter().map(remark).collect())
+            Ok(found)
         })
     }
-}
-
-fn remark(found: check::Finding) -> Remark {
-    let level = match found.level {
-        check::Level::Note => Level::Note,
-        check::Level::Warning => Level::Warning,
-        check::Level::Error => Level::Error,
-    };
-    Remark { level, what: found.what, mend: found.mend }
 }
 
 fn options(keys: &Sqlite, side: Side) -> Result<Options> {

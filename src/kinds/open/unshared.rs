@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::config::{Config, Pipeline};
 use crate::error::{Error, Result};
-use crate::kinds::open::Remark;
+use crate::model::Remark;
 use crate::source::Source;
 use crate::store::Store;
 

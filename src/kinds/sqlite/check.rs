@@ -14,52 +14,24 @@ use super::schema;
 use super::time;
 use super::writer::now;
 use crate::error::Result;
-use crate::model::StreamId;
-
-/// How bad a finding is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Level {
-    /// Good to know.
-    Note,
-    /// It works today, and will hurt.
-    Warning,
-    /// It does not work.
-    Error,
-}
-
-/// Something that was found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
-    /// How bad it is.
-    pub level: Level,
-    /// What was found, in one sentence.
-    pub what: String,
-    /// What mends it; empty if nothing can be said.
-    pub mend: String,
-}
-
-impl Finding {
-    fn new(level: Level, what: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { level, what: what.into(), mend: mend.into() }
-    }
-}
+use crate::model::{Level, Remark, StreamId};
 
 /// Looks at a source. Blocks.
-pub fn source(options: &Options) -> Vec<Finding> {
+pub fn source(options: &Options) -> Vec<Remark> {
     let mut found = Vec::new();
     match locate(options, Role::Source) {
-        Err(error) => found.push(Finding::new(Level::Error, error.to_string(), "")),
+        Err(error) => found.push(Remark::new(Level::Error, error.to_string(), "")),
         Ok(None) => {}
         Ok(Some(reader)) => {
             if let Err(error) = look(&reader, options, &mut found) {
-                found.push(Finding::new(Level::Error, error.to_string(), ""));
+                found.push(Remark::new(Level::Error, error.to_string(), ""));
             }
         }
     }
     found
 }
 
-fn look(reader: &Reader, options: &Options, found: &mut Vec<Finding>) -> Result<()> {
+fn look(reader: &Reader, options: &Options, found: &mut Vec<Remark>) -> Result<()> {
     const ATTEMPT: &str = "look at the backend";
     let wall = now();
     let (has_kv, has_events, events, newest) = reader.read(ATTEMPT, |view| {
@@ -77,7 +49,7 @@ fn look(reader: &Reader, options: &Options, found: &mut Vec<Finding>) -> Result<
     })?;
     if !has_kv || !has_events {
         let missing = if has_kv { "events" } else { "kv" };
-        found.push(Finding::new(
+        found.push(Remark::new(
             Level::Error,
             format!("{} has no table {missing}, so it is not a Teleport backend", reader.file().display()),
             "name the directory of the auth server's backend, usually <data_dir>/backend",
@@ -86,7 +58,7 @@ fn look(reader: &Reader, options: &Options, found: &mut Vec<Finding>) -> Result<
     let age = wall - i128::from(newest);
     // A row that is younger than events are kept, and no event of it.
     if !options.events_off && !events && newest > 0 && (0..600_000_000_000).contains(&age) {
-        found.push(Finding::new(
+        found.push(Remark::new(
             Level::Warning,
             format!(
                 "the newest item was written at {}, and table events is empty: Teleport seems to run with events_off",
@@ -96,7 +68,7 @@ fn look(reader: &Reader, options: &Options, found: &mut Vec<Finding>) -> Result<
         ));
     }
     if options.events_off && events {
-        found.push(Finding::new(
+        found.push(Remark::new(
             Level::Warning,
             "events_off is set, and table events is not empty",
             "remove events_off: changes are then seen within milliseconds and without reading the whole table",
@@ -106,32 +78,32 @@ fn look(reader: &Reader, options: &Options, found: &mut Vec<Finding>) -> Result<
 }
 
 /// Looks at a destination for a stream. Blocks.
-pub fn sink(options: &Options, stream: &StreamId) -> Vec<Finding> {
+pub fn sink(options: &Options, stream: &StreamId) -> Vec<Remark> {
     let mut found = Vec::new();
     durability(options, &mut found);
     match locate(options, Role::Sink) {
-        Err(error) => found.push(Finding::new(Level::Error, error.to_string(), "")),
+        Err(error) => found.push(Remark::new(Level::Error, error.to_string(), "")),
         Ok(None) => writable(&options.path, &mut found),
         Ok(Some(reader)) => {
             writable(&options.path, &mut found);
             writable(reader.file(), &mut found);
             let mode = fs::metadata(reader.file()).map_or(0o600, |meta| meta.permissions().mode() & 0o777);
             if mode & 0o077 != 0 {
-                found.push(Finding::new(
+                found.push(Remark::new(
                     Level::Warning,
                     format!("{} holds private keys and has mode {mode:04o}", reader.file().display()),
                     format!("chmod 0600 {}", reader.file().display()),
                 ));
             }
             if let Err(error) = owner(&reader, stream, &mut found) {
-                found.push(Finding::new(Level::Error, error.to_string(), ""));
+                found.push(Remark::new(Level::Error, error.to_string(), ""));
             }
         }
     }
     found
 }
 
-fn owner(reader: &Reader, stream: &StreamId, found: &mut Vec<Finding>) -> Result<()> {
+fn owner(reader: &Reader, stream: &StreamId, found: &mut Vec<Remark>) -> Result<()> {
     const ATTEMPT: &str = "look for streams in the destination";
     let failed = |error| fault(ATTEMPT, error);
     let others = reader.read(ATTEMPT, |view| {
@@ -146,7 +118,7 @@ fn owner(reader: &Reader, stream: &StreamId, found: &mut Vec<Finding>) -> Result
         names.collect::<rusqlite::Result<Vec<_>>>().map_err(failed)
     })?;
     for other in others {
-        found.push(Finding::new(
+        found.push(Remark::new(
             Level::Error,
             format!("{} belongs to stream {other}", reader.file().display()),
             "give this pipeline that name, or another destination",
@@ -155,21 +127,21 @@ fn owner(reader: &Reader, stream: &StreamId, found: &mut Vec<Finding>) -> Result
     Ok(())
 }
 
-fn durability(options: &Options, found: &mut Vec<Finding>) {
+fn durability(options: &Options, found: &mut Vec<Remark>) {
     if matches!(options.sync, Sync::Off) {
-        found.push(Finding::new(
+        found.push(Remark::new(
             Level::Warning,
             "sync is OFF: a power cut can break the copy, and lose changes that the source was told are safe",
             "leave sync out (FULL)",
         ));
     }
     match options.journal {
-        Some(Journal::Off) => found.push(Finding::new(
+        Some(Journal::Off) => found.push(Remark::new(
             Level::Error,
             "journal is OFF: a failed commit cannot be undone",
             "leave journal out, or set WAL",
         )),
-        Some(Journal::Memory) => found.push(Finding::new(
+        Some(Journal::Memory) => found.push(Remark::new(
             Level::Warning,
             "journal is MEMORY: a crash in the middle of a commit can break the copy",
             "leave journal out, or set WAL",
@@ -179,10 +151,10 @@ fn durability(options: &Options, found: &mut Vec<Finding>) {
 }
 
 /// Whether this process may write there, or make it.
-fn writable(path: &Path, found: &mut Vec<Finding>) {
+fn writable(path: &Path, found: &mut Vec<Remark>) {
     let nearest = path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(path);
     if access(nearest, Access::WRITE_OK).is_err() {
-        found.push(Finding::new(
+        found.push(Remark::new(
             Level::Error,
             format!("this process may not write to {}", nearest.display()),
             format!("run as its owner, or change the owner of {}", nearest.display()),

@@ -4,7 +4,6 @@
 //! the end of the last key's prefix), so no key is skipped and no writer waits for longer than a page takes. There is no
 //! frozen view: in the rollback modes a long read transaction would stop the writer.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use rusqlite::types::ValueRef;
@@ -17,7 +16,7 @@ use super::rows::{Key, Rows};
 use crate::error::{Error, Result};
 use crate::model::{Batch, Position, Table};
 use crate::source::Fut;
-use crate::store::{Range, Store};
+use crate::store::{Range, Store, between, bounds};
 
 /// LIMIT: samples per range when a store is cut; enough for ranges within some tens of percent of each other.
 const SAMPLES: i64 = 32;
@@ -94,18 +93,17 @@ impl Store for SqliteStore {
             let mut bounds = vec![Vec::new()];
             bounds.extend(cuts);
             let ends = bounds.iter().skip(1).cloned().chain([Vec::new()]);
-            let name = |from: &[u8], to: &[u8]| format!("{}..{}", hex(from), hex(to));
             Ok(bounds
                 .iter()
                 .zip(ends)
-                .map(|(from, to)| Range { name: name(from, &to), table: Arc::clone(&self.table) })
+                .map(|(from, to)| Range { name: between(from, &to), table: Arc::clone(&self.table) })
                 .collect())
         })
     }
 
     fn range<'a>(&'a self, name: &'a str) -> Fut<'a, Range> {
         Box::pin(async move {
-            bounds(name)?;
+            bounds_of(name)?;
             Ok(Range { name: name.to_owned(), table: Arc::clone(&self.table) })
         })
     }
@@ -157,7 +155,7 @@ pub(super) struct Page {
 
 impl Page {
     fn new(range: &Range, after: &Position) -> Result<Self> {
-        let (from, to) = bounds(&range.name)?;
+        let (from, to) = bounds_of(&range.name)?;
         let after = match after {
             Position::Start => None,
             Position::At { at, .. } => Some(at.to_vec()),
@@ -242,22 +240,8 @@ fn cuts(view: &View<'_>, count: usize) -> Result<Vec<Vec<u8>>> {
     Ok((1..parts).filter_map(|part| samples.get(part * samples.len() / parts).cloned()).collect())
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("writing to a string does not fail");
-        text
-    })
-}
-
-fn bounds(name: &str) -> Result<(Vec<u8>, Vec<u8>)> {
-    let parsed = name.split_once("..").and_then(|(from, to)| Some((unhex(from)?, unhex(to)?)));
+fn bounds_of(name: &str) -> Result<(Vec<u8>, Vec<u8>)> {
     // The name is not repeated: its bounds are keys.
-    parsed.ok_or_else(|| Error::corrupt("read the range that a checkpoint names: it is not one of a SQLite table"))
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    if !text.len().is_multiple_of(2) || !text.is_ascii() {
-        return None;
-    }
-    (0..text.len()).step_by(2).map(|i| u8::from_str_radix(text.get(i..i + 2)?, 16).ok()).collect()
+    bounds(name)
+        .ok_or_else(|| Error::corrupt("read the range that a checkpoint names: it is not one of a SQLite table"))
 }

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use self::around::{Firm, Guest, Unwalked};
 use crate::config::{Config, Pipeline as Configured};
+use crate::engine::clock::{Clock as _, RealClock};
 use crate::engine::plan;
 use crate::engine::status::Shared;
 use crate::error::{Error, Fault, Result};
@@ -316,7 +317,12 @@ impl<'c> Work<'c> {
 
     /// Keeps retention from removing what is needed.
     async fn register(&self, needs: u64) {
-        let cursor = Cursor { name: self.stream.to_string(), sequence: needs, moved: now(), outrun: false };
+        let cursor = Cursor {
+            name: self.stream.to_string(),
+            sequence: needs,
+            moved: RealClock::default().wall(),
+            outrun: false,
+        };
         let written = self.reading(move |disk, _| cursor.write(&**disk)).await;
         if let Err(error) = written {
             tracing::warn!(%error, "the journal was not told what is needed of it; it may remove that meanwhile");
@@ -348,7 +354,7 @@ async fn until_either(mut done: watch::Receiver<bool>, mut stop: watch::Receiver
 /// Config, for a position without a partition where there are several, and a time that is still to come.
 fn sought(bound: &Bound, disk: &Arc<dyn Disk>, keys: &Keys) -> Result<Sought> {
     Ok(match bound {
-        Bound::Time(time) if *time > now() => {
+        Bound::Time(time) if *time > RealClock::default().wall() => {
             return Err(Error::config(format!("look for {bound} in the journal: that is still to come")));
         }
         Bound::Time(time) => Sought::Time(*time),
@@ -380,10 +386,6 @@ pub(super) fn reach(disk: &Arc<dyn Disk>) -> Result<(Micros, Micros)> {
 /// A time, for people and programs.
 pub(super) fn shown(at: Micros) -> Option<String> {
     jiff::Timestamp::from_microsecond(at).ok().filter(|_| at != 0).map(|at| at.to_string())
-}
-
-fn now() -> Micros {
-    jiff::Timestamp::now().as_microsecond()
 }
 
 /// Speed of the past.

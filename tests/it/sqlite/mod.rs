@@ -623,8 +623,9 @@ mod write_ahead_logs_keep_the_contracts {
 
 #[test]
 fn check_names_what_is_wrong_before_it_matters() {
-    use driftless::kinds::sqlite::check::{self, Level};
-    let levels = |found: Vec<check::Finding>| found.into_iter().map(|one| (one.level, one.what)).collect::<Vec<_>>();
+    use driftless::kinds::sqlite::check;
+    use driftless::model::{Level, Remark};
+    let levels = |found: Vec<Remark>| found.into_iter().map(|one| (one.level, one.what)).collect::<Vec<_>>();
     let backend = Backend::teleport("delete");
     assert_eq!(levels(check::source(&backend.options())), []);
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();

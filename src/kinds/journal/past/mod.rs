@@ -124,8 +124,7 @@ impl Source for Past {
 
     fn tail<'a>(&'a self, from: &'a Checkpoint, pool: &'a Pool) -> Fut<'a, Box<dyn Tail>> {
         Box::pin(async move {
-            let (span, mut from) = (self.0.span.clone(), from.clone());
-            from.retain(|partition| !partition.is_engine());
+            let (span, from) = (self.0.span.clone(), from.tail());
             let (own, fill) = (from.clone(), pool.batch_bytes());
             let opened = tokio::task::spawn_blocking(move || Stretch::open(&span, own, fill)).await;
             let opened = opened.map_err(|_| Error::bug("open the journal for reading: it has panicked"))?;

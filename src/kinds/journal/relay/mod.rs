@@ -319,8 +319,7 @@ impl Relay {
     }
 
     async fn tail(&self, name: &str, from: &Checkpoint, pool: &Pool) -> Result<Box<dyn Tail>> {
-        let mut own = from.clone();
-        own.retain(|partition: &PartitionId| !partition.is_engine());
+        let own = from.tail();
         let hub = self.ensure(Some(&own), true).await?;
         let disk = self.disk.get().ok_or_else(|| Error::bug("follow a journal that was not opened"))?;
         let journal = Journal { disk, keys: &self.wanted.keys };

@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use super::Relay;
 use crate::error::{Error, Fault, Result};
 use crate::kinds::journal::{Disk, clear, reached};
-use crate::model::{Batch, Checkpoint, PartitionId};
+use crate::model::{Batch, Checkpoint};
 use crate::pool::Pool;
 use crate::source::{Fut, Source, Tail};
 
@@ -53,12 +53,6 @@ pub struct Overflow {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn own(from: &Checkpoint) -> Checkpoint {
-    let mut own = from.clone();
-    own.retain(|partition: &PartitionId| !partition.is_engine());
-    own
 }
 
 impl Overflow {
@@ -175,7 +169,7 @@ impl Overflow {
 
     async fn tail(self: &Arc<Self>, from: &Checkpoint, pool: &Pool) -> Result<Box<dyn Tail>> {
         self.watch();
-        let own = own(from);
+        let own = from.tail();
         let mut mode = self.mode.lock().await;
         self.end_direct();
         self.decide(&mut mode, &own).await?;
@@ -196,7 +190,7 @@ impl Overflow {
 
     async fn keep(self: &Arc<Self>, from: &Checkpoint) -> Result<()> {
         self.watch();
-        let own = own(from);
+        let own = from.tail();
         let mut mode = self.mode.lock().await;
         self.decide(&mut mode, &own).await?;
         match *mode {
@@ -216,7 +210,7 @@ impl Overflow {
         self.drop_journal().await?;
         *mode = Mode::Direct;
         let pin = if again { self.source.repin().await? } else { self.source.pin().await? };
-        *lock(&self.place) = Some(own(&pin));
+        *lock(&self.place) = Some(pin.tail());
         self.watch();
         Ok(pin)
     }
@@ -342,7 +336,7 @@ impl Tail for Direct {
         Box::pin(async {
             // What was taken away was taken over from where this was last.
             let Ok(mut used) = InUse::take(&self.cell) else { return Ok(()) };
-            *lock(&self.source.place) = Some(own(upto));
+            *lock(&self.source.place) = Some(upto.tail());
             used.tail().release(upto).await
         })
     }
