@@ -4,9 +4,9 @@ use std::borrow::Cow;
 
 use super::Codec;
 use crate::bridge::{Bodies, Bridge, Verdict};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kinds::etcd::body::{self, Body};
-use crate::model::{Item, Micros, Op, Row};
+use crate::model::{Item, Micros, Row};
 
 pub(super) struct Etcd;
 
@@ -28,8 +28,8 @@ impl Codec for Etcd {
         body::same(source.body, sink.body)
     }
 
-    fn fill(&self, older: Row<'_>, patch: Row<'_>, out: &mut Vec<u8>) -> Result<bool> {
-        fill(older, patch, out)
+    fn fill(&self, _: Row<'_>, _: Row<'_>, _: &mut Vec<u8>) -> Result<bool> {
+        Err(no_patches())
     }
 
     fn unit(&self) -> i128 {
@@ -44,6 +44,10 @@ impl Codec for Etcd {
         true
     }
 
+    fn behind(&self, row: Row<'_>) -> Result<i128> {
+        Body::decode(row.body).map(|body| body::renewed(body.granted))
+    }
+
     fn holds(&self, _: &[u8]) -> bool {
         false
     }
@@ -51,24 +55,14 @@ impl Codec for Etcd {
 
 impl Bodies for Etcd {
     fn expires(&self, row: Row<'_>) -> Result<Option<bool>> {
-        if row.op == Op::Patch {
-            return body::patched(row.body).map(|expires| Some(expires.is_some()));
-        }
         Body::decode(row.body).map(|body| Some(body.expires.is_some()))
     }
 
     fn value<'a>(&self, row: Row<'a>) -> Result<Option<Cow<'a, [u8]>>> {
-        if row.op == Op::Patch {
-            return Ok(None);
-        }
         Body::decode(row.body).map(|body| Some(Cow::Borrowed(body.value)))
     }
 
     fn rewrite(&self, row: Row<'_>, _: Option<&[u8]>, value: Option<&[u8]>, out: &mut Vec<u8>) -> Result<bool> {
-        // A patch has no value, and what was put in the place of the value it leaves is there already.
-        if row.op == Op::Patch {
-            return Ok(false);
-        }
         // The key stands beside the body.
         value.map_or(Ok(false), |value| body::with_value(row.body, value, out).map(|()| true))
     }
@@ -82,8 +76,8 @@ impl Bridge for Raw {
         Ok(if Body::decode(row.body)?.expired(now) { Verdict::Delete } else { Verdict::AsIs })
     }
 
-    fn fill(&self, older: Row<'_>, patch: Row<'_>, out: &mut Vec<u8>) -> Result<bool> {
-        fill(older, patch, out)
+    fn fill(&self, _: Row<'_>, _: Row<'_>, _: &mut Vec<u8>) -> Result<bool> {
+        Err(no_patches())
     }
 
     fn same(&self, source: Row<'_>, sink: Row<'_>) -> Result<bool> {
@@ -95,11 +89,6 @@ impl Bridge for Raw {
     }
 }
 
-/// The older image may be a patch itself; then the newer one takes its place, and the value stays a hole.
-fn fill(older: Row<'_>, patch: Row<'_>, out: &mut Vec<u8>) -> Result<bool> {
-    if older.op == Op::Patch {
-        out.extend_from_slice(patch.body);
-        return Ok(false);
-    }
-    body::fill(older.body, patch.body, out).map(|()| true)
+fn no_patches() -> Error {
+    Error::bug("fill a patch: an etcd source never gives one")
 }

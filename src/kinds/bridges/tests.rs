@@ -143,7 +143,7 @@ fn expiries_are_equal_as_far_as_a_lease_can_tell_on_either_side() {
 fn the_revision_of_etcd_goes_where_it_can_be_held_and_is_compared_there_alone() {
     let with_revision = |revision| {
         let mut out = Vec::new();
-        etcd::Body { expires: None, revision, value: b"v" }.encode(&mut out);
+        etcd::Body { expires: None, revision, granted: 0, value: b"v" }.encode(&mut out);
         Stored { key: b"/k".to_vec(), body: out, table: Arc::default() }
     };
     let (source, newer) = (with_revision(4711), with_revision(4712));

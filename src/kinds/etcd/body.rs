@@ -4,12 +4,12 @@
 //! u8 version = 1
 //! i64 LE expiry: microseconds since the Unix epoch; the largest number means never
 //! i64 LE revision: the key's mod revision where the row was read; 0 if it came from another kind
+//! u32 LE granted: the seconds for which its lease is granted anew whenever it is kept alive; 0 if that is not known
 //! the value, to the end: without Teleport's base64, the same in both layouts
-//!
-//! of a patch, which changes nothing but the expiry:
-//! u8 version = 2
-//! i64 LE expiry
 //! ```
+//!
+//! There is no body with holes: a lease that was renewed comes as the whole row again, because a destination may have let the
+//! row expire meanwhile and would have nothing to fill the holes from (decision 0015).
 //!
 //! The expiry of a key is a lease, of which only the whole seconds that it has left can be asked. So an instant here is late
 //! by up to three seconds, never early, and two are equal within [`SLACK`]. No cluster lets us choose a revision: it goes
@@ -19,10 +19,8 @@ use crate::error::{Error, Result};
 use crate::model::{Item, Micros};
 
 const VERSION: u8 = 1;
-/// What a patch begins with: the value is a hole.
-const PATCH: u8 = 2;
 /// Bytes before the value.
-const HEAD: usize = 17;
+const HEAD: usize = 21;
 /// How [`Micros`] say never.
 const NEVER: Micros = Micros::MAX;
 
@@ -37,6 +35,8 @@ pub struct Body<'a> {
     pub expires: Option<Micros>,
     /// Mod revision; 0 if unknown.
     pub revision: i64,
+    /// The seconds for which its lease is granted whenever it is kept alive; 0 if unknown.
+    pub granted: u32,
     /// The value.
     pub value: &'a [u8],
 }
@@ -44,7 +44,7 @@ pub struct Body<'a> {
 impl<'a> Body<'a> {
     /// Appends the encoded form.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        begin(self.expires, self.revision, out);
+        begin(self.expires, self.revision, self.granted, out);
         out.extend_from_slice(self.value);
     }
 
@@ -57,10 +57,12 @@ impl<'a> Body<'a> {
             )));
         }
         let (expires, rest) = rest.split_first_chunk().ok_or_else(broken)?;
-        let (revision, value) = rest.split_first_chunk().ok_or_else(broken)?;
+        let (revision, rest) = rest.split_first_chunk().ok_or_else(broken)?;
+        let (granted, value) = rest.split_first_chunk().ok_or_else(broken)?;
         let expires = Micros::from_le_bytes(*expires);
         let expires = (expires != NEVER).then_some(expires);
-        Ok(Self { expires, revision: i64::from_le_bytes(*revision), value })
+        let (revision, granted) = (i64::from_le_bytes(*revision), u32::from_le_bytes(*granted));
+        Ok(Self { expires, revision, granted, value })
     }
 
     /// Whether it has expired.
@@ -70,11 +72,12 @@ impl<'a> Body<'a> {
 }
 
 /// Appends everything but the value, which the caller appends.
-pub fn begin(expires: Option<Micros>, revision: i64, out: &mut Vec<u8>) {
+pub fn begin(expires: Option<Micros>, revision: i64, granted: u32, out: &mut Vec<u8>) {
     out.reserve(HEAD);
     out.push(VERSION);
     out.extend_from_slice(&expires.unwrap_or(NEVER).to_le_bytes());
     out.extend_from_slice(&revision.to_le_bytes());
+    out.extend_from_slice(&granted.to_le_bytes());
 }
 
 /// The item in a body.
@@ -90,46 +93,31 @@ pub fn from_item(item: &Item, out: &mut Vec<u8>) {
         // An instant that is too far away to be written down is as good as the last that can be.
         Micros::try_from((nanos + 999).div_euclid(1_000)).unwrap_or(if nanos < 0 { 0 } else { NEVER - 1 })
     };
-    Body { expires: item.expires.map(micros), revision: 0, value: &item.value }.encode(out);
+    Body { expires: item.expires.map(micros), revision: 0, granted: 0, value: &item.value }.encode(out);
 }
 
-/// Whether two rows of two clusters are equal: the value, and the instant of expiry as far as it can be known.
-pub fn same(a: &[u8], b: &[u8]) -> Result<bool> {
-    let (a, b) = (Body::decode(a)?, Body::decode(b)?);
+/// Whether a row of a source and one of a destination are equal: the value, and the instant of expiry as far as it can be
+/// known.
+pub fn same(source: &[u8], sink: &[u8]) -> Result<bool> {
+    let (source, sink) = (Body::decode(source)?, Body::decode(sink)?);
     let nanos = |at: Option<Micros>| at.map(|at| i128::from(at) * 1_000);
-    Ok(a.value == b.value && near(nanos(a.expires), nanos(b.expires)))
+    Ok(source.value == sink.value && near(nanos(source.expires), nanos(sink.expires), renewed(source.granted)))
 }
 
-/// Whether two instants, in nanoseconds, are one as far as etcd can tell; never is near nothing but never.
-pub fn near(a: Option<i128>, b: Option<i128>) -> bool {
-    match (a, b) {
+/// Whether the instant of a source and that of a destination, in nanoseconds, are one as far as etcd can tell, where the
+/// destination's may be `behind` by so much more; never is near nothing but never.
+pub fn near(source: Option<i128>, sink: Option<i128>, behind: i128) -> bool {
+    match (source, sink) {
         (None, None) => true,
-        (Some(a), Some(b)) => (a - b).abs() <= SLACK,
+        (Some(source), Some(sink)) => (-SLACK..=SLACK + behind).contains(&(source - sink)),
         _ => false,
     }
 }
 
-/// Appends the body of a patch: another expiry, and all else as it is.
-pub fn patch(expires: Option<Micros>, out: &mut Vec<u8>) {
-    out.push(PATCH);
-    out.extend_from_slice(&expires.unwrap_or(NEVER).to_le_bytes());
-}
-
-/// The expiry that a patch sets.
-pub fn patched(bytes: &[u8]) -> Result<Option<Micros>> {
-    match bytes.split_first() {
-        Some((&PATCH, rest)) => {
-            let expires = Micros::from_le_bytes(rest.try_into().map_err(|_| broken())?);
-            Ok((expires != NEVER).then_some(expires))
-        }
-        _ => Err(broken()),
-    }
-}
-
-/// Appends an older body with the expiry of a patch.
-pub fn fill(older: &[u8], patch: &[u8], out: &mut Vec<u8>) -> Result<()> {
-    Body { expires: patched(patch)?, ..Body::decode(older)? }.encode(out);
-    Ok(())
+/// How much earlier a destination's instant may be, in nanoseconds, under a lease that is granted for so many seconds each
+/// time: keeping it alive makes no event, and it is read again before a third of its time is left.
+pub fn renewed(granted: u32) -> i128 {
+    i128::from(granted) * 1_000_000_000 * 2 / 3
 }
 
 /// Appends the same body with another value.
@@ -149,14 +137,14 @@ mod tests {
 
     fn encoded(expires: Option<Micros>, revision: i64, value: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
-        Body { expires, revision, value }.encode(&mut out);
+        Body { expires, revision, granted: 600, value }.encode(&mut out);
         out
     }
 
     #[test]
     fn the_bytes_of_the_encoding_do_not_change() {
         let never = encoded(None, 4711, b"v");
-        assert_eq!(never, [1, 255, 255, 255, 255, 255, 255, 255, 127, 103, 18, 0, 0, 0, 0, 0, 0, b'v']);
+        assert_eq!(never, [1, 255, 255, 255, 255, 255, 255, 255, 127, 103, 18, 0, 0, 0, 0, 0, 0, 88, 2, 0, 0, b'v']);
         assert_eq!(encoded(Some(1), 0, b"")[..10], [1, 1, 0, 0, 0, 0, 0, 0, 0, 0]);
         assert!(Body::decode(&[9; 20]).unwrap_err().to_string().contains("format 9"));
         for cut in 0..HEAD {
@@ -176,11 +164,13 @@ mod tests {
     fn instants_are_equal_as_far_as_leases_can_tell() {
         const E: Micros = 1_775_045_430_000_000;
         let at = |expires| encoded(expires, 1, b"v");
+        // A lease of ten minutes may have been kept alive, unseen, for two thirds of its time.
         for (other, equal) in [
             (Some(E), true),
             (Some(E + 15_000_000), true),
-            (Some(E - 15_000_000), true),
             (Some(E + 15_000_001), false),
+            (Some(E - 415_000_000), true),
+            (Some(E - 415_000_001), false),
             (None, false),
         ] {
             assert_eq!(same(&at(Some(E)), &at(other)).unwrap(), equal, "{other:?}");
@@ -214,30 +204,13 @@ mod tests {
         assert_eq!(out, encoded(Some(7), 3, b"new"));
     }
 
-    #[test]
-    fn a_patch_sets_the_expiry_and_leaves_the_rest() {
-        for expires in [None, Some(7)] {
-            let mut bytes = Vec::new();
-            patch(expires, &mut bytes);
-            assert_eq!(patched(&bytes).unwrap(), expires);
-            assert_eq!((bytes[0], bytes.len()), (2, 9));
-            let mut out = Vec::new();
-            fill(&encoded(Some(1), 3, b"v"), &bytes, &mut out).unwrap();
-            assert_eq!(out, encoded(expires, 3, b"v"));
-            assert!(Body::decode(&bytes).is_err() && patched(&out).is_err());
-            for cut in 0..bytes.len() {
-                assert!(patched(&bytes[..cut]).is_err());
-            }
-        }
-    }
-
     proptest! {
         #[test]
         fn any_body_comes_back(expires in proptest::option::of(0..NEVER), revision in any::<i64>(),
             value in proptest::collection::vec(any::<u8>(), 0..40))
         {
             let bytes = encoded(expires, revision, &value);
-            prop_assert_eq!(Body::decode(&bytes).unwrap(), Body { expires, revision, value: &value });
+            prop_assert_eq!(Body::decode(&bytes).unwrap(), Body { expires, revision, granted: 600, value: &value });
         }
 
         #[test]

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use tonic::transport::Endpoint;
 
 use super::fault::{Cause, cause, fault, silent};
+use super::lease::Memory;
 use super::options::Options;
 use super::tls;
 use super::version::{OLDEST, Version};
@@ -32,6 +33,7 @@ pub struct Cluster(Arc<Inner>);
 struct Inner {
     options: Options,
     state: Mutex<State>,
+    leases: Memory,
 }
 
 #[derive(Default)]
@@ -75,7 +77,13 @@ impl Cluster {
         }
         tls::endpoints(options)?;
         user(options)?;
-        Ok(Self(Arc::new(Inner { options: options.clone(), state: Mutex::default() })))
+        let leases = Memory::new(options.lease_budget);
+        Ok(Self(Arc::new(Inner { options: options.clone(), state: Mutex::default(), leases })))
+    }
+
+    /// What was asked of its leases.
+    pub(super) fn memory(&self) -> &Memory {
+        &self.0.leases
     }
 
     /// What it was made from.

@@ -42,8 +42,6 @@ pub enum Cause {
     Certificate,
     /// The lease is not there.
     NoLease,
-    /// A key whose value was to stay as it is is not there.
-    NoKey,
     /// The cluster says that its data is damaged.
     Damaged,
     /// No answer, or "not now".
@@ -87,7 +85,6 @@ fn of_status(status: &Status) -> Cause {
         Code::Unauthenticated => Cause::TokenExpired,
         Code::PermissionDenied => Cause::Denied,
         Code::NotFound if says("lease not found") => Cause::NoLease,
-        Code::InvalidArgument if says("key not found") => Cause::NoKey,
         Code::DataLoss => Cause::Damaged,
         Code::InvalidArgument | Code::Unimplemented => Cause::Misused,
         _ => Cause::Away,
@@ -149,7 +146,6 @@ pub fn fault(attempt: &str, error: &ClientError) -> Error {
             (Fault::Config, "a certificate is refused; see tls_ca_file, tls_cert_file and tls_key_file")
         }
         Cause::NoLease => (Fault::Transient, "the lease is gone"),
-        Cause::NoKey => (Fault::StageLost, "a key whose expiry changes is not there"),
         Cause::Damaged => (Fault::Corrupt, "the cluster says that its data is damaged"),
         Cause::Away => (Fault::Transient, "the cluster does not answer, or not now"),
         Cause::Misused => (Fault::Bug, "the request is not one that etcd knows"),
@@ -236,7 +232,6 @@ mod tests {
             (Code::InvalidArgument, "etcdserver: revision of auth store is old", TokenExpired, Fault::Transient),
             (Code::PermissionDenied, "etcdserver: permission denied", Denied, Fault::Config),
             (Code::NotFound, "etcdserver: requested lease not found", NoLease, Fault::Transient),
-            (Code::InvalidArgument, "etcdserver: key not found", NoKey, Fault::StageLost),
             (Code::Unavailable, "etcdserver: no leader", Away, Fault::Transient),
             (Code::Unavailable, "etcdserver: leader changed", Away, Fault::Transient),
             (Code::Unknown, "etcdserver: something new", Away, Fault::Transient),

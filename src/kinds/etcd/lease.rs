@@ -8,9 +8,11 @@
 //! No more than `budget` questions a second are asked of the cluster, whose leader alone can answer them.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use etcd_client::LeaseTimeToLiveOptions;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::time::Instant;
 
@@ -27,11 +29,22 @@ const REMEMBERED: usize = 100_000;
 /// One second, as [`Micros`].
 const SECOND: Micros = 1_000_000;
 
-/// Leases of one cluster, as far as they were asked.
-pub struct Leases {
-    cluster: Cluster,
+/// Leases of one cluster.
+#[derive(Clone)]
+pub struct Leases(Cluster);
+
+/// What was asked of the leases of one cluster, for all who ask through the same connection.
+pub(super) struct Memory {
     pace: Mutex<Pace>,
     known: Mutex<HashMap<i64, Known>>,
+    /// The newest term of a leader that was heard of.
+    term: AtomicU64,
+}
+
+impl Memory {
+    pub(super) fn new(budget: u32) -> Self {
+        Self { pace: Mutex::new(Pace::new(budget)), known: Mutex::default(), term: AtomicU64::new(0) }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,17 +57,40 @@ struct Known {
 /// What is known of a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ends {
-    /// It ends at this instant, if nobody renews it.
-    At(Micros),
+    /// It ends at this instant, if nobody renews it, and is granted for so many seconds whenever somebody does.
+    At(Micros, u32),
     /// There is no such lease, or it has ended and its keys are about to go.
     Gone,
+}
+
+/// What a lease says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// When it ends.
+    pub ends: Ends,
+    /// The whole seconds that it has left, below zero if there is none.
+    pub left: i64,
+    /// The stored keys that it holds, if they were asked for.
+    pub keys: Vec<Vec<u8>>,
 }
 
 impl Leases {
     /// Leases of this cluster; nothing is asked yet.
     pub fn new(cluster: &Cluster) -> Self {
-        let pace = Pace::new(cluster.options().lease_budget);
-        Self { cluster: cluster.clone(), pace: Mutex::new(pace), known: Mutex::default() }
+        Self(cluster.clone())
+    }
+
+    /// A header named this term. A leader that was just elected gives every lease its whole time again, so that nothing
+    /// that was known before is good any more; true then.
+    pub fn heard_of(&self, term: u64) -> bool {
+        let memory = self.0.memory();
+        // ORDERING: Relaxed: who hears of a term late asks late, which is what happens without a header, too.
+        let before = memory.term.fetch_max(term, Ordering::Relaxed);
+        if before == 0 || before >= term {
+            return false;
+        }
+        memory.known.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        true
     }
 
     /// When each of these leases ends.
@@ -62,7 +98,8 @@ impl Leases {
         let mut answers = HashMap::with_capacity(leases.len());
         let mut open = Vec::new();
         {
-            let (known, now) = (self.known.lock().unwrap_or_else(PoisonError::into_inner), Instant::now());
+            let memory = self.0.memory();
+            let (known, now) = (memory.known.lock().unwrap_or_else(PoisonError::into_inner), Instant::now());
             for lease in leases {
                 match known.get(lease) {
                     Some(known) if now < known.stale => drop(answers.insert(*lease, known.ends)),
@@ -71,32 +108,39 @@ impl Leases {
             }
         }
         let mut open = open.into_iter();
-        let mut asked: FuturesUnordered<_> = open.by_ref().take(AT_ONCE).map(|lease| self.ask(lease)).collect();
+        let mut asked: FuturesUnordered<_> = open.by_ref().take(AT_ONCE).map(|lease| self.ask(lease, false)).collect();
         while let Some(answer) = asked.next().await {
-            let (lease, ends) = answer?;
-            answers.insert(lease, ends);
-            asked.extend(open.next().map(|lease| self.ask(lease)));
+            let (lease, told) = answer?;
+            answers.insert(lease, told.ends);
+            asked.extend(open.next().map(|lease| self.ask(lease, false)));
         }
         Ok(answers)
     }
 
-    /// Asks about one lease and remembers the answer.
-    pub async fn ask(&self, lease: i64) -> Result<(i64, Ends)> {
-        let wait = self.pace.lock().unwrap_or_else(PoisonError::into_inner).next(Instant::now());
+    /// Asks about one lease, and for the keys that it holds, and remembers when it ends.
+    pub async fn ask(&self, lease: i64, keys: bool) -> Result<(i64, Told)> {
+        let memory = self.0.memory();
+        let wait = memory.pace.lock().unwrap_or_else(PoisonError::into_inner).next(Instant::now());
         tokio::time::sleep_until(wait).await;
-        let answer = self
-            .cluster
-            .ask("ask when a lease ends", |mut live| async move { live.client.lease_time_to_live(lease, None).await })
+        let options = keys.then(|| LeaseTimeToLiveOptions::new().with_keys());
+        let mut answer = self
+            .0
+            .ask("ask when a lease ends", |mut live| {
+                let options = options.clone();
+                async move { live.client.lease_time_to_live(lease, options).await }
+            })
             .await?;
+        self.heard_of(answer.header().map_or(0, etcd_client::ResponseHeader::raft_term));
         let left = left(answer.ttl(), answer.granted_ttl());
-        let ends = if left < 0 { Ends::Gone } else { Ends::At(end(wall()?, left)) };
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let granted = u32::try_from(answer.granted_ttl()).unwrap_or(u32::MAX);
+        let ends = if left < 0 { Ends::Gone } else { Ends::At(end(wall()?, left), granted) };
+        let mut known = memory.known.lock().unwrap_or_else(PoisonError::into_inner);
         let ends = settle(known.get(&lease).map(|known| known.ends), ends);
         if known.len() >= REMEMBERED {
             make_room(&mut known);
         }
         known.insert(lease, Known { ends, stale: Instant::now() + good_for(left) });
-        Ok((lease, ends))
+        Ok((lease, Told { ends, left, keys: std::mem::take(&mut answer.0.keys) }))
     }
 }
 
@@ -124,8 +168,10 @@ fn settle(known: Option<Ends>, asked: Ends) -> Ends {
     match (known, asked) {
         // Up to one second later is still not before its end. Much earlier: an answer took long, or came from a leader
         // that had just been elected.
-        (Some(Ends::At(known)), Ends::At(asked)) if (known - 3 * SECOND..=known + SECOND).contains(&asked) => {
-            Ends::At(known)
+        (Some(Ends::At(known, _)), Ends::At(asked, granted))
+            if (known - 3 * SECOND..=known + SECOND).contains(&asked) =>
+        {
+            Ends::At(known, granted)
         }
         _ => asked,
     }
@@ -202,7 +248,7 @@ mod tests {
 
     #[test]
     fn what_was_told_stays_until_the_lease_is_renewed() {
-        let at = |seconds: i64| Ends::At(T + seconds * SECOND);
+        let at = |seconds: i64| Ends::At(T + seconds * SECOND, 10);
         assert_eq!(settle(None, at(10)), at(10));
         assert_eq!(settle(Some(at(10)), at(11)), at(10));
         assert_eq!(settle(Some(at(10)), at(7)), at(10));
@@ -216,8 +262,8 @@ mod tests {
             let (now, granted) = (T + step * 300_000, 10 * SECOND);
             let truth = now + granted;
             let asked = end(now, (truth - now) / SECOND);
-            let now_told = settle(told, Ends::At(asked));
-            let Ends::At(instant) = now_told else { panic!("it is there") };
+            let now_told = settle(told, Ends::At(asked, 10));
+            let Ends::At(instant, _) = now_told else { panic!("it is there") };
             assert!(instant >= truth, "step {step}: {}", instant - truth);
             told = Some(now_told);
         }

@@ -32,7 +32,7 @@ const MAX_OPS: usize = 128;
 pub(super) struct Reader {
     pub(super) cluster: Cluster,
     pub(super) keys: Arc<Keys>,
-    pub(super) leases: Arc<Leases>,
+    pub(super) leases: Leases,
     /// The revision that everything is read at; `None` is the newest.
     at: Option<i64>,
     guess: Arc<Mutex<Guess>>,
@@ -55,7 +55,7 @@ impl Reader {
         Self {
             cluster: cluster.clone(),
             keys: Arc::new(Keys::new(options.layout, options.prefix.as_bytes())),
-            leases: Arc::new(Leases::new(cluster)),
+            leases: Leases::new(cluster),
             at: None,
             // LIMIT: a guess on the large side: the first page is a small one, and the next knows better.
             guess: Arc::new(Mutex::new(Guess { row: 8 << 10, ops: MAX_OPS, told: false })),
@@ -172,13 +172,13 @@ impl Reader {
         let (mut bytes, mut unreadable) = (Vec::new(), 0);
         for row in &rows {
             let Some(key) = self.keys.key(&row.key) else { continue };
-            let expires = match ends.get(&row.lease) {
-                _ if row.lease == 0 => None,
-                Some(Ends::At(at)) => Some(*at),
-                Some(Ends::Gone) | None => Some(lease::soon()?),
+            let (expires, granted) = match ends.get(&row.lease) {
+                _ if row.lease == 0 => (None, 0),
+                Some(Ends::At(at, granted)) => (Some(*at), *granted),
+                Some(Ends::Gone) | None => (Some(lease::soon()?), 0),
             };
             bytes.clear();
-            body::begin(expires, row.mod_revision, &mut bytes);
+            body::begin(expires, row.mod_revision, granted, &mut bytes);
             if self.keys.value(&row.value, &mut bytes) {
                 batch.push(Op::Put, false, table, key, &bytes, 0);
             } else {

@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use etcd_client::{DeleteOptions, PutOptions, TxnOp};
 
-use super::body::{self, Body};
+use super::body::Body;
 use super::grant::{Bucket, bucket};
 use super::layout::{Keys, OURS};
 use crate::error::{Error, Result};
@@ -18,8 +18,6 @@ use crate::model::{Changes, Layout, Micros, Op, Row};
 enum What<'a> {
     Delete,
     Put(&'a [u8], Option<Bucket>),
-    /// Its value stays.
-    Expire(Option<Bucket>),
 }
 
 /// A commit's changes, each key once.
@@ -54,7 +52,7 @@ impl<'a> Folded<'a> {
             match index.get(row.key) {
                 Some(&at) => {
                     if let Some((_, last)) = folded.rows.get_mut(at) {
-                        *last = after(*last, what);
+                        *last = what;
                     }
                 }
                 None => {
@@ -64,7 +62,7 @@ impl<'a> Folded<'a> {
             }
         }
         let buckets = folded.rows.iter().filter_map(|(_, what)| match what {
-            What::Put(_, bucket) | What::Expire(bucket) => *bucket,
+            What::Put(_, bucket) => *bucket,
             What::Delete => None,
         });
         folded.buckets = buckets.collect();
@@ -99,7 +97,6 @@ impl<'a> Folded<'a> {
             };
             out.push(match what {
                 What::Delete => TxnOp::delete(key, None),
-                What::Expire(bucket) => TxnOp::put(key, Vec::new(), Some(options(bucket)?.with_ignore_value())),
                 What::Put(value, bucket) => {
                     let value = self.keys.stored_value(value);
                     let value = value.ok_or_else(|| Error::bug("write changes: an empty value was not left out"))?;
@@ -129,10 +126,8 @@ fn what<'a>(row: Row<'a>, layout: Layout, now: Micros, empty: &mut u64) -> Resul
     let past = |expires: Option<Micros>| expires.is_some_and(|at| at <= now);
     Ok(match row.op {
         Op::Delete | Op::Clear => What::Delete,
-        Op::Patch => match body::patched(row.body)? {
-            expires if past(expires) => What::Delete,
-            expires => What::Expire(expires.map(bucket)),
-        },
+        // A source of this kind gives whole rows, and those of others are made whole on their way here.
+        Op::Patch => return Err(Error::bug("write changes: a row with holes reached etcd")),
         Op::Put => {
             let Body { expires, value, .. } = Body::decode(row.body)?;
             let unstorable = layout == Layout::Teleport && value.is_empty();
@@ -140,15 +135,6 @@ fn what<'a>(row: Row<'a>, layout: Layout, now: Micros, empty: &mut u64) -> Resul
             if unstorable || past(expires) { What::Delete } else { What::Put(value, expires.map(bucket)) }
         }
     })
-}
-
-/// What is left of a key's change when another one follows it.
-fn after<'a>(last: What<'a>, next: What<'a>) -> What<'a> {
-    match (last, next) {
-        (What::Put(value, _), What::Expire(bucket)) => What::Put(value, bucket),
-        (What::Delete, What::Expire(_)) => What::Delete,
-        (_, next) => next,
-    }
 }
 
 fn stored(key: &[u8], keys: &Keys) -> Result<Vec<u8>> {
@@ -178,13 +164,7 @@ mod tests {
 
     fn put(expires: Option<Micros>, value: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
-        Body { expires, revision: 0, value }.encode(&mut out);
-        out
-    }
-
-    fn patch(expires: Option<Micros>) -> Vec<u8> {
-        let mut out = Vec::new();
-        body::patch(expires, &mut out);
+        Body { expires, revision: 0, granted: 0, value }.encode(&mut out);
         out
     }
 
@@ -219,14 +199,14 @@ mod tests {
             (Op::Put, "/a", put(None, b"1")),
             (Op::Put, "/b", put(None, b"1")),
             (Op::Delete, "/a", vec![]),
-            (Op::Put, "/b", put(None, b"2")),
-            (Op::Patch, "/b", patch(later)),
-            (Op::Patch, "/c", patch(None)),
+            (Op::Put, "/b", put(later, b"2")),
+            (Op::Delete, "/c", vec![]),
+            (Op::Put, "/c", put(None, b"3")),
         ];
         let end = bucket(NOW + 7_000_000);
         assert_eq!(
             rows(&all),
-            ["/t//a Delete".into(), format!("/t//b Put([50], Some({end}))"), "/t//c Expire(None)".into()]
+            ["/t//a Delete".into(), format!("/t//b Put([50], Some({end}))"), "/t//c Put([51], None)".into()]
         );
     }
 
@@ -235,12 +215,11 @@ mod tests {
         let all = [
             (Op::Put, "/past", put(Some(NOW), b"1")),
             (Op::Put, "/empty", put(None, b"")),
-            (Op::Patch, "/over", patch(Some(NOW - 1))),
             (Op::Put, "/lives", put(Some(NOW + 1), b"1")),
         ];
         let end = bucket(NOW + 1);
         let live = format!("/t//lives Put([49], Some({end}))");
-        assert_eq!(rows(&all), ["/t//past Delete", "/t//empty Delete", "/t//over Delete", &live]);
+        assert_eq!(rows(&all), ["/t//past Delete", "/t//empty Delete", &live]);
         let (changes, keys) = (changes(&all), teleport());
         let folded = Folded::of(&changes, &keys, NOW).unwrap();
         assert_eq!((folded.empty, folded.buckets.len()), (1, 1));
@@ -248,6 +227,8 @@ mod tests {
         assert!(folded.operations(&HashMap::new(), false, &mut out).is_err(), "nothing that expires lives for ever");
         let raw = Keys::new(Layout::Raw, b"/r/");
         assert_eq!(Folded::of(&changes, &raw, NOW).unwrap().empty, 0);
+        let holes = self::changes(&[(Op::Patch, "/a", vec![])]);
+        assert!(Folded::of(&holes, &keys, NOW).is_err());
     }
 
     #[test]
