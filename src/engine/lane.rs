@@ -261,7 +261,10 @@ impl Lane {
     }
 
     fn commit(&mut self, now: Duration, wall: Micros) -> Result<Action> {
-        assert!(!(self.within && self.limits.stage), "a commit ends where a source transaction does, or names its place within one");
+        assert!(
+            !(self.within && self.limits.stage),
+            "a commit ends where a source transaction does, or names its place within one"
+        );
         let changes = self.changes(wall)?;
         let upto = std::mem::take(&mut self.upto);
         Ok(self.send(changes, Vec::new(), upto, now))

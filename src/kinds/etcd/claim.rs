@@ -14,7 +14,7 @@ use super::ledger::{self, Known, Lane, LaneNames, Names, SLOTS, Stream};
 use crate::error::{Error, Result};
 use crate::model::{Claim, Layout, StreamId, StreamRecord};
 
-/// LIMIT: how often somebody else may be faster before it is given up for now; claims are rare.
+/// LIMIT: how often somebody else may be faster before the caller is to pause; claims are rare.
 const TRIES: u32 = 16;
 
 /// What a claim has brought.
@@ -173,9 +173,10 @@ fn under_division(names: &Names, division: u64) -> Vec<u8> {
 /// Fails if another stream writes keys that this one would write too.
 async fn refuse_neighbours(cluster: &Cluster, claim: &Claim, attempt: &str) -> Result<()> {
     let answer = cluster
-        .ask(attempt, |mut live| async move {
-            live.kv.get(ledger::streams(), Some(GetOptions::new().with_prefix())).await
-        })
+        .ask(
+            attempt,
+            |mut live| async move { live.kv.get(ledger::streams(), Some(GetOptions::new().with_prefix())).await },
+        )
         .await?;
     let (options, ours) = (cluster.options(), Names::new(&claim.stream).stream());
     let here = span(options.layout, &options.prefix);

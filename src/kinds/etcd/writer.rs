@@ -173,7 +173,9 @@ impl Desk {
             match self.send(commit, places).await.map_err(named)? {
                 Sent::Landed => return Ok(()),
                 Sent::LeaseGone if tries < LEASE_TRIES => tries += 1,
-                Sent::LeaseGone => return Err(named(Error::transient(format!("{}: leases end at once", self.attempt)))),
+                Sent::LeaseGone => {
+                    return Err(named(Error::transient(format!("{}: leases end at once", self.attempt))));
+                }
                 Sent::Refused(lane) => {
                     if (lane.epoch, lane.born) != (self.epoch, self.born) {
                         let what = format!("{}: another process has claimed the lane", self.attempt);
@@ -232,7 +234,9 @@ impl Desk {
                 }
                 Ok(sent)
             }
-            Err(error) => self.refused(commit, &error, &leases, Takes { ops: count, bytes: size(commit, &shared.keys) }),
+            Err(error) => {
+                self.refused(commit, &error, &leases, Takes { ops: count, bytes: size(commit, &shared.keys) })
+            }
         }
     }
 
