@@ -3,7 +3,9 @@
 mod connecting;
 mod contracts;
 mod copying;
+mod filling;
 mod reading;
+mod writing;
 
 use driftless::kinds::etcd::body::Body;
 use driftless::kinds::etcd::{Cluster, EtcdStore, Options, Role};
