@@ -18,7 +18,7 @@ fn count() -> usize {
 /// A pipeline of a name of its own: all destinations in one cluster are remembered side by side.
 fn site(sink: &EtcdDb, src: &str, rest: &str) -> Site {
     let name = format!("into-{}", sink.prefix.trim_matches('/').replace('_', "-"));
-    let yaml = format!("name: {name}\nsrc: {src}\ndst: {}\nparallel: 4\n{rest}", sink.yaml());
+    let yaml = format!("name: {name}\nsrc: {src}\ndst: {}\nparallel: 4\nlag_budget: 500ms\n{rest}", sink.yaml());
     Site::new(&name, &yaml)
 }
 
@@ -75,7 +75,7 @@ fn copy(what: &str, src: &str, expected: &dyn Fn() -> Lines, change: &dyn Fn(), 
 fn a_sqlite_backend_is_copied_into_etcd_with_every_expiry() {
     for (name, server) in [("from_sqlite", etcd::sink()), ("from_sqlite_old", etcd::old())] {
         let folder = tempfile::tempdir().unwrap();
-        let source = SqliteDb::create(&folder.path().join("src"), &items(count()));
+        let source = SqliteDb::create(folder.path().join("src"), &items(count()));
         let sink = EtcdDb::empty(server, name);
         let yaml = format!("{{ type: sqlite, path: {:?} }}", source.folder.display().to_string());
         let change = || {
@@ -151,7 +151,7 @@ fn any_keys_of_one_cluster_are_copied_under_another_prefix_of_another_byte_for_b
 #[test]
 fn a_backend_is_followed_into_etcd_and_what_expires_never_comes_back() {
     let folder = tempfile::tempdir().unwrap();
-    let sqlite = SqliteDb::create(&folder.path().join("src"), &items(500));
+    let sqlite = SqliteDb::create(folder.path().join("src"), &items(500));
     let sink = EtcdDb::empty(etcd::sink(), "followed");
     let yaml = format!("{{ type: sqlite, path: {:?} }}", sqlite.folder.display().to_string());
     let site = site(&sink, &yaml, "");

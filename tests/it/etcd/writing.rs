@@ -122,7 +122,7 @@ async fn a_commit_may_hold_what_the_server_takes_and_not_more() {
             let told = writer.commit(commit(3, &puts(&many(1, &vec![b'x'; bytes])))).await.unwrap_err();
             assert_eq!(told.fault(), Fault::Rejected, "{told}");
             assert!(told.to_string().contains("--max-request-bytes"), "{told}");
-            assert_eq!(server.dump(&rig.prefix)[0].value.len() >= one[0].1.len(), true);
+            assert!(server.dump(&rig.prefix)[0].value.len() >= one[0].1.len());
         }
     }
     let less = into(etcd::sink(), |options| options.max_message = Some(300_000));
