@@ -51,7 +51,7 @@ impl Route {
             Side::Sqlite(db) => db.folder.clone(),
             Side::Pg(db) => db.server.data.clone(),
             #[cfg(feature = "etcd")]
-            Side::Etcd(_) => panic!("not a side of this test"),
+            Side::Etcd(..) => panic!("not a side of this test"),
         }
     }
 
@@ -74,7 +74,7 @@ pub fn put(side: &Side, item: &Item) {
         Side::Sqlite(db) => db.put(item),
         Side::Pg(db) => db.put(item),
         #[cfg(feature = "etcd")]
-        Side::Etcd(_) => panic!("not a side of this test"),
+        Side::Etcd(..) => panic!("not a side of this test"),
     }
 }
 
@@ -83,7 +83,7 @@ pub fn delete(side: &Side, key: &str) {
         Side::Sqlite(db) => db.delete(key),
         Side::Pg(db) => db.delete(key),
         #[cfg(feature = "etcd")]
-        Side::Etcd(_) => panic!("not a side of this test"),
+        Side::Etcd(..) => panic!("not a side of this test"),
     }
 }
 
@@ -106,7 +106,7 @@ pub fn dumped(sink: &Side) -> String {
             .args(["-U", "postgres", &db.name])
             .output(),
         #[cfg(feature = "etcd")]
-        Side::Etcd(_) => panic!("not a side of this test"),
+        Side::Etcd(..) => panic!("not a side of this test"),
     }
     .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

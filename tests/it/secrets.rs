@@ -87,7 +87,7 @@ fn route(route: &str, source: &Side, sink: &Side) {
         Side::Sqlite(db) => db.run("delete from events;"),
         Side::Pg(_) => drop(site.done("drop-slot", &[])),
         #[cfg(feature = "etcd")]
-        Side::Etcd(_) => panic!("not a side of this test"),
+        Side::Etcd(..) => panic!("not a side of this test"),
     }
     let program = site.start("run", &[]);
     site.until_caught_up(PATIENCE);
@@ -117,7 +117,7 @@ fn put(side: &Side, key: &str, n: u64) {
         Side::Sqlite(db) => db.put(&item),
         Side::Pg(db) => db.put(&item),
         #[cfg(feature = "etcd")]
-        Side::Etcd(_) => panic!("not a side of this test"),
+        Side::Etcd(..) => panic!("not a side of this test"),
     }
 }
 
@@ -126,7 +126,7 @@ fn delete(side: &Side, key: &str) {
         Side::Sqlite(db) => db.delete(key),
         Side::Pg(db) => db.delete(key),
         #[cfg(feature = "etcd")]
-        Side::Etcd(_) => panic!("not a side of this test"),
+        Side::Etcd(..) => panic!("not a side of this test"),
     }
 }
 

@@ -361,7 +361,7 @@ impl Case {
             Side::Pg(db) => db.run("select pg_current_wal_lsn()"),
             Side::Sqlite(_) => String::new(),
             #[cfg(feature = "etcd")]
-            Side::Etcd(_) => panic!("not a side of this test"),
+            Side::Etcd(..) => panic!("not a side of this test"),
         };
         let acknowledges = std::fs::read_to_string(self.site.config()).unwrap().contains("ack: journal");
         loop {

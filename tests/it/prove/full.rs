@@ -208,7 +208,7 @@ impl Case {
                 ));
             }
             #[cfg(feature = "etcd")]
-            Side::Etcd(_) => panic!("not a side of this test"),
+            Side::Etcd(..) => panic!("not a side of this test"),
         }
     }
 

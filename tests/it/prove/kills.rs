@@ -2,11 +2,15 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+#[cfg(feature = "etcd")]
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use super::sides::{Observer, Side, Writer};
+#[cfg(feature = "etcd")]
+use crate::support::etcd::{Proxy, Weather};
 use crate::support::pg;
 use crate::support::program::{Running, Site};
 use crate::support::scale::{figure, pick};
@@ -58,26 +62,19 @@ fn kills_postgresql_to_postgresql() {
     route("postgresql→postgresql", &source, &sink);
 }
 
-/// A server that may be frozen: nobody else uses it.
-#[cfg(feature = "etcd")]
-fn etcd_sink(hint: &str, release: crate::support::etcd::Release) -> Side {
-    use crate::support::etcd::{Etcd, Setup};
-    Side::etcd(Box::leak(Box::new(Etcd::start(hint, release, &Setup::default()))), "kills")
-}
-
 #[cfg(feature = "etcd")]
 #[test]
 fn kills_sqlite_to_etcd() {
     let folder = tempfile::tempdir().unwrap();
     let source = Side::sqlite(&folder.path().join("src"), Some(&items(pick(3_000, 100_000))));
-    route("sqlite→etcd", &source, &etcd_sink("kills-se", crate::support::etcd::Release::Old));
+    route("sqlite→etcd", &source, &Side::etcd(crate::support::etcd::old(), "kills_se"));
 }
 
 #[cfg(feature = "etcd")]
 #[test]
 fn kills_postgresql_to_etcd() {
     let source = Side::pg(pg::primary(), "kills_pe", Some(&items(pick(3_000, 100_000))));
-    route("postgresql→etcd", &source, &etcd_sink("kills-pe", crate::support::etcd::Release::New));
+    route("postgresql→etcd", &source, &Side::etcd(crate::support::etcd::sink(), "kills_pe"));
 }
 
 struct Case {
@@ -282,7 +279,7 @@ impl Case {
                 }
             }
             #[cfg(feature = "etcd")]
-            Side::Etcd(_) => panic!("no route begins here"),
+            Side::Etcd(..) => panic!("no route begins here"),
         }
     }
 }
@@ -291,7 +288,7 @@ impl Case {
 enum Held {
     Client(std::process::Child, std::process::ChildStdin),
     #[cfg(feature = "etcd")]
-    Frozen(&'static crate::support::etcd::Etcd),
+    OnTheWay(Arc<Proxy>),
 }
 
 impl Held {
@@ -300,9 +297,9 @@ impl Held {
             Side::Sqlite(_) => "begin immediate;\n",
             Side::Pg(_) => "begin; select number from driftless.lane for update;\n",
             #[cfg(feature = "etcd")]
-            Side::Etcd(db) => {
-                db.server.freeze();
-                return Self::Frozen(db.server);
+            Side::Etcd(_, proxy) => {
+                proxy.set(Weather::Silent);
+                return Self::OnTheWay(Arc::clone(proxy));
             }
         };
         let mut client = sink.client();
@@ -320,7 +317,8 @@ impl Held {
                 assert!(client.wait().unwrap().success());
             }
             #[cfg(feature = "etcd")]
-            Self::Frozen(server) => server.thaw(),
+            // What the killed process had sent arrives now, when nobody waits for it any more.
+            Self::OnTheWay(proxy) => proxy.set(Weather::Fair),
         }
     }
 }

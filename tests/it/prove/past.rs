@@ -199,7 +199,7 @@ fn place_of(side: &Side) -> PathBuf {
         Side::Sqlite(db) => db.folder.clone(),
         Side::Pg(db) => db.server.data.clone(),
         #[cfg(feature = "etcd")]
-        Side::Etcd(_) => panic!("not a side of this test"),
+        Side::Etcd(..) => panic!("not a side of this test"),
     }
 }
 

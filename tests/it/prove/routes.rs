@@ -143,6 +143,6 @@ fn change(source: &Side) {
             db.put(&item("/gone/and/back", "second"));
         }
         #[cfg(feature = "etcd")]
-        Side::Etcd(_) => panic!("no route begins here"),
+        Side::Etcd(..) => panic!("no route begins here"),
     }
 }

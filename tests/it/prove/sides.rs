@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 #[cfg(feature = "etcd")]
-use crate::support::etcd::Etcd;
+use crate::support::etcd::{Etcd, Proxy};
 #[cfg(feature = "etcd")]
 use crate::support::etcddb::{EtcdDb, Lines, assert_near, lines};
 use crate::support::pg::Pg;
@@ -20,9 +20,9 @@ use crate::support::teleport::{Item, PgDb, SqliteDb, assert_same, now_us, uuid};
 pub enum Side {
     Sqlite(Arc<SqliteDb>),
     Pg(Arc<PgDb>),
-    /// Only a destination here.
+    /// Only a destination here. Whoever writes there comes by the proxy, whoever looks does not.
     #[cfg(feature = "etcd")]
-    Etcd(Arc<EtcdDb>),
+    Etcd(Arc<EtcdDb>, Arc<Proxy>),
 }
 
 /// Keys that are written all the time, in pairs that always have the same version.
@@ -46,14 +46,16 @@ impl Side {
     /// A prefix of a cluster that nobody else writes to.
     #[cfg(feature = "etcd")]
     pub fn etcd(server: &'static Etcd, hint: &str) -> Self {
-        Self::Etcd(Arc::new(EtcdDb::empty(server, hint)))
+        Self::Etcd(Arc::new(EtcdDb::empty(server, hint)), Arc::new(Proxy::to(server.port)))
     }
 
     /// The value of `src:` or `dst:`.
     pub fn yaml(&self) -> String {
         match self {
             #[cfg(feature = "etcd")]
-            Self::Etcd(db) => db.yaml(),
+            Self::Etcd(db, proxy) => {
+                format!("{{ type: etcd, peers: [{:?}], prefix: {:?} }}", proxy.url(), db.prefix)
+            }
             Self::Sqlite(db) => format!("{{ type: sqlite, path: {:?} }}", db.folder.display().to_string()),
             Self::Pg(db) => format!("{{ type: postgresql, conn_string: {:?} }}", db.url()),
         }
@@ -64,7 +66,7 @@ impl Side {
             Self::Sqlite(db) => db.dump(now_us),
             Self::Pg(db) => db.dump(now_us),
             #[cfg(feature = "etcd")]
-            Self::Etcd(_) => panic!("an etcd side has instants that are near, and is compared as a whole"),
+            Self::Etcd(..) => panic!("an etcd side has instants that are near, and is compared as a whole"),
         }
     }
 
@@ -72,7 +74,7 @@ impl Side {
     pub fn count(&self, sink: &Self) -> usize {
         match sink {
             #[cfg(feature = "etcd")]
-            Self::Etcd(_) => self.lines().len(),
+            Self::Etcd(..) => self.lines().len(),
             _ => self.dump(now_us()).len(),
         }
     }
@@ -81,7 +83,7 @@ impl Side {
     #[cfg(feature = "etcd")]
     fn lines(&self) -> Lines {
         match self {
-            Self::Etcd(db) => db.dump(),
+            Self::Etcd(db, _) => db.dump(),
             _ => lines(&self.dump(now_us())).into_iter().filter(|(_, line)| !line.0.is_empty()).collect(),
         }
     }
@@ -89,7 +91,7 @@ impl Side {
     /// Fails unless this source's items and no others are in the sink, as their own tools show them.
     pub fn assert_in(&self, sink: &Self) {
         #[cfg(feature = "etcd")]
-        if matches!(sink, Self::Etcd(_)) {
+        if matches!(sink, Self::Etcd(..)) {
             return assert_near(&self.lines(), &sink.lines(), false);
         }
         let now = now_us();
@@ -106,7 +108,7 @@ impl Side {
             }
             Self::Pg(db) => db.psql(),
             #[cfg(feature = "etcd")]
-            Self::Etcd(_) => panic!("etcdctl takes no statements"),
+            Self::Etcd(..) => panic!("etcdctl takes no statements"),
         };
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap()
     }
@@ -125,7 +127,7 @@ impl Side {
                  on conflict (key) do update set value = excluded.value, revision = excluded.revision;"
             ),
             #[cfg(feature = "etcd")]
-            Self::Etcd(_) => panic!("etcdctl takes no statements"),
+            Self::Etcd(..) => panic!("etcdctl takes no statements"),
         }
     }
 
@@ -156,7 +158,7 @@ impl Side {
             ),
             Self::Pg(_) => format!("delete from kv where key = '{key}'::bytea;"),
             #[cfg(feature = "etcd")]
-            Self::Etcd(_) => panic!("etcdctl takes no statements"),
+            Self::Etcd(..) => panic!("etcdctl takes no statements"),
         }
     }
 }
@@ -350,7 +352,7 @@ fn looker(side: &Side) -> Look {
             })
         }
         #[cfg(feature = "etcd")]
-        Side::Etcd(db) => {
+        Side::Etcd(db, _) => {
             use base64::Engine as _;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let mut client: Option<etcd_client::Client> = None;
