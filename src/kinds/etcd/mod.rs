@@ -11,12 +11,12 @@
 //! | `tls`, `connect` | peers, certificates, users; one live connection for all who ask, another peer when it is lost |
 //! | `lease` | when leases end: each asked once, remembered, within a budget |
 //! | `read`, `cut`, `store` | present state: pages, single keys, ranges |
-//! | `source` | the control side of a source: its head |
+//! | `watch` | following: the watch, whole revisions, and leases that are read again |
+//! | `source` | the control side of a source: its head, and the stream |
 //! | `check` | what can be wrong, found before it matters |
 //!
-//! What follows a source (watch, progress, the reading again of leases) belongs into `watch` and `refresh`, and asks through
-//! [`connect::Cluster`] and [`lease::Leases`]. What writes belongs into `sink` and `writer`: one transaction per commit that
-//! compares the lane's key under [`layout::OURS`]; its keys and values come from [`layout::Keys`].
+//! What writes belongs into `sink` and `writer`: one transaction per commit that compares the lane's key under
+//! [`layout::OURS`]; its keys and values come from [`layout::Keys`].
 //!
 //! A source is only read: no lease there is ever granted, kept alive or revoked.
 
@@ -34,6 +34,7 @@ pub mod source;
 pub mod store;
 mod tls;
 pub mod version;
+pub mod watch;
 
 pub use connect::Cluster;
 pub use options::{Options, Role};

@@ -9,7 +9,7 @@ use driftless::sink::Limits;
 
 use super::raw;
 use crate::conformance::Rig;
-use crate::support::etcd;
+use crate::support::etcd::{self, Etcd};
 
 /// A body without the revision, which no cluster lets us choose, and without what belongs to the lease it had.
 fn held(body: &[u8]) -> Vec<u8> {
@@ -19,7 +19,15 @@ fn held(body: &[u8]) -> Vec<u8> {
 }
 
 async fn rig() -> Rig {
-    let (server, prefix) = (etcd::wide(), etcd::prefix("contracts"));
+    rig_of(etcd::wide())
+}
+
+async fn old_rig() -> Rig {
+    rig_of(etcd::old())
+}
+
+fn rig_of(server: &'static Etcd) -> Rig {
+    let prefix = etcd::prefix("contracts");
     let cluster = Cluster::new(&raw(server, &prefix)).unwrap();
     let sink = MemorySink::new(Limits { changes: 100, bytes: 1 << 20, stage: false, in_flight: 1 });
     Rig {
@@ -36,5 +44,15 @@ async fn rig() -> Rig {
     }
 }
 
-// What needs a stream or a sink is asked by who brings them.
-conformance!(@each rig, scan_sees_every_key_once, a_scan_goes_on_after_any_key, get_finds_what_is_there);
+// What needs a sink is asked by who brings one.
+conformance!(@each rig, tail_is_ordered, tail_resumes_exactly, a_dropped_read_loses_nothing,
+    an_idle_source_reaches_its_head, another_lineage_is_a_lost_position, scan_sees_every_key_once,
+    a_scan_goes_on_after_any_key, get_finds_what_is_there);
+
+/// The same, asked of a server whose progress is no place.
+mod old {
+    use super::old_rig;
+
+    conformance!(@each old_rig, tail_is_ordered, tail_resumes_exactly, a_dropped_read_loses_nothing,
+        an_idle_source_reaches_its_head, another_lineage_is_a_lost_position);
+}
