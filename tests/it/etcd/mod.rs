@@ -3,6 +3,7 @@
 mod connecting;
 mod contracts;
 mod copying;
+mod following;
 mod reading;
 
 use driftless::kinds::etcd::body::Body;
