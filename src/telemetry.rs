@@ -23,6 +23,8 @@ pub mod names {
     pub const BYTES: &str = "driftless_committed_bytes_total";
     /// Commits that were sent again.
     pub const RETRIES: &str = "driftless_commit_retries_total";
+    /// Source transactions that the sink did not take whole.
+    pub const SPLIT: &str = "driftless_split_transactions_total";
     /// Gaps opened.
     pub const GAPS: &str = "driftless_gaps_total";
     /// 1 if the sink is a state that the source had and nothing is missing.
@@ -140,6 +142,15 @@ pub fn watch_lost(stream: &str, why: &Error) {
     tracing::warn!(stream, %why, "a watch was lost; another one is made, at another peer if there is one");
 }
 
+/// So many changes of a commit to an etcd destination have an empty value, which Teleport could not read there; their keys
+/// are removed. `first`: nobody was told yet.
+pub fn unstorable(stream: &str, count: u64, first: bool) {
+    left_out(stream, "empty", count);
+    if first {
+        tracing::warn!(stream, "items with an empty value are left out: Teleport cannot read one from etcd");
+    }
+}
+
 /// A filter met keys of no class that is known, and left them out; told once for each first component.
 pub fn unknown_family(stream: &str, family: &str) {
     tracing::warn!(
@@ -167,6 +178,7 @@ fn describe() {
     describe_counter!(names::COMMITS, Unit::Count, "Commits made durable in the sink");
     describe_counter!(names::BYTES, Unit::Bytes, "Bytes of keys and bodies made durable in the sink");
     describe_counter!(names::RETRIES, Unit::Count, "Commits that were sent again");
+    describe_counter!(names::SPLIT, Unit::Count, "Source transactions that were larger than the sink takes at once");
     describe_counter!(names::GAPS, Unit::Count, "Gaps opened: the source no longer had what follows our position");
     describe_gauge!(names::CONSISTENT, "1 if the sink is a state that the source had and nothing is missing");
     describe_gauge!(names::LAG_SECONDS, Unit::Seconds, "Age of the oldest change that the sink does not have");

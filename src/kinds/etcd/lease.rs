@@ -197,7 +197,7 @@ fn make_room(known: &mut HashMap<i64, Known>) {
 pub(super) fn wall() -> Result<Micros> {
     let since =
         SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|since| Micros::try_from(since.as_micros()).ok());
-    since.ok_or_else(|| Error::config("ask when a lease ends: the clock of this machine is wrong"))
+    since.ok_or_else(|| Error::config("know the time: the clock of this machine is wrong"))
 }
 
 /// Spreads questions over time.

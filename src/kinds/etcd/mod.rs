@@ -14,29 +14,38 @@
 //! | `watch` | following: the watch, whole revisions, and leases that are read again |
 //! | `source` | the control side of a source: its head, and the stream |
 //! | `check` | what can be wrong, found before it matters |
-//!
-//! What writes belongs into `sink` and `writer`: one transaction per commit that compares the lane's key under
-//! [`layout::OURS`]; its keys and values come from [`layout::Keys`].
+//! | `ledger` | what is remembered of a stream at a destination: keys, values; pure |
+//! | `sink`, `claim` | the control side of a destination: claim, inspect, beat, forget, one transaction each |
+//! | `writer`, `txn` | a lane: one transaction per commit; what changes become in it (pure) |
+//! | `grant`, `limits` | leases at a destination, one for many keys; what one transaction there can hold |
 //!
 //! A source is only read: no lease there is ever granted, kept alive or revoked.
 
 pub mod body;
 pub mod check;
+mod claim;
 pub mod connect;
 mod cut;
 pub mod fault;
+mod grant;
 pub mod layout;
 pub mod lease;
+mod ledger;
+mod limits;
 pub mod options;
 pub mod place;
 mod read;
+pub mod sink;
 pub mod source;
 pub mod store;
 mod tls;
+mod txn;
 pub mod version;
 pub mod watch;
+mod writer;
 
 pub use connect::Cluster;
 pub use options::{Options, Role};
+pub use sink::EtcdSink;
 pub use source::EtcdSource;
 pub use store::EtcdStore;

@@ -196,6 +196,11 @@ impl Etcd {
         until("etcd's process starts", || begun.load(Ordering::SeqCst));
     }
 
+    /// Another option in the place of one, from the next start on.
+    pub fn replace(&mut self, option: &str, by: &str) {
+        self.arguments.iter_mut().filter(|one| *one == option).for_each(|one| by.clone_into(one));
+    }
+
     /// Waits until the member answers a read that needs its cluster.
     pub fn wait_ready(&self) {
         until(&format!("etcd answers, see {}", self.log.display()), || self.is_ready());

@@ -278,7 +278,7 @@ impl Follower {
         let (begun, place) = (Instant::now(), self.link.assembler.place());
         let mut pause = Duration::from_millis(50);
         loop {
-            match Link::open(&self.reader, self.cluster, place).await {
+            match Box::pin(Link::open(&self.reader, self.cluster, place)).await {
                 Ok(link) => {
                     self.shared.complain(link.complaint.clone());
                     let now = Instant::now();

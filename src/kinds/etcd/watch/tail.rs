@@ -39,7 +39,7 @@ impl EtcdTail {
                  backup"
             )));
         }
-        let link = Link::open(reader, cluster, revision).await?;
+        let link = Box::pin(Link::open(reader, cluster, revision)).await?;
         let number = shared.begin();
         let (out, batches) = mpsc::channel(1);
         let begin = Begin {
