@@ -55,6 +55,10 @@ pub mod names {
     pub const JOURNAL_SNAPSHOT: &str = "driftless_journal_snapshot_timestamp_seconds";
     /// Changes and rows that a filter left out; label `why`.
     pub const LEFT_OUT: &str = "driftless_left_out_total";
+    /// Watches of an etcd source that were lost.
+    pub const WATCHES_LOST: &str = "driftless_watches_lost_total";
+    /// Leases of an etcd source that were not read again in time.
+    pub const LEASES_OVERDUE: &str = "driftless_leases_overdue";
     /// 1 if `/readyz` says yes.
     pub const READY: &str = "driftless_ready";
 }
@@ -132,6 +136,12 @@ pub fn unreadable(stream: &str, count: u64, first: bool) {
     }
 }
 
+/// The watch of an etcd source was lost, and another one is made.
+pub fn watch_lost(stream: &str, why: &Error) {
+    counter!(names::WATCHES_LOST, "stream" => stream.to_owned()).increment(1);
+    tracing::warn!(stream, %why, "a watch was lost; another one is made, at another peer if there is one");
+}
+
 /// So many changes of a commit to an etcd destination have an empty value, which Teleport could not read there; their keys
 /// are removed. `first`: nobody was told yet.
 pub fn unstorable(stream: &str, count: u64, first: bool) {
@@ -192,5 +202,7 @@ fn describe() {
         "Tables of the source that `tables` means and that are not replicated"
     );
     describe_counter!(names::LEFT_OUT, Unit::Count, "Changes and rows that a filter left out");
+    describe_counter!(names::WATCHES_LOST, Unit::Count, "Watches of an etcd source that were lost and made anew");
+    describe_gauge!(names::LEASES_OVERDUE, Unit::Count, "Leases of an etcd source that were not read again in time");
     describe_gauge!(names::READY, "1 if /readyz says yes");
 }

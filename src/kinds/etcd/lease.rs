@@ -81,16 +81,20 @@ impl Leases {
     }
 
     /// A header named this term. A leader that was just elected gives every lease its whole time again, so that nothing
-    /// that was known before is good any more; true then.
-    pub fn heard_of(&self, term: u64) -> bool {
+    /// that was known before is good any more.
+    pub fn heard_of(&self, term: u64) {
         let memory = self.0.memory();
         // ORDERING: Relaxed: who hears of a term late asks late, which is what happens without a header, too.
         let before = memory.term.fetch_max(term, Ordering::Relaxed);
-        if before == 0 || before >= term {
-            return false;
+        if before != 0 && before < term {
+            memory.known.lock().unwrap_or_else(PoisonError::into_inner).clear();
         }
-        memory.known.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        true
+    }
+
+    /// The newest term of a leader that was heard of; 0 before the first.
+    pub fn term(&self) -> u64 {
+        // ORDERING: Relaxed, as in `heard_of`.
+        self.0.memory().term.load(Ordering::Relaxed)
     }
 
     /// When each of these leases ends.

@@ -47,8 +47,8 @@ mod any_keys {
         rig_of(etcd::wide(), Layout::Raw)
     }
 
-    // What needs a stream is asked by who brings one.
-    conformance!(@each rig, scan_sees_every_key_once, a_scan_goes_on_after_any_key, get_finds_what_is_there,
+    conformance!(@each rig, tail_is_ordered, tail_resumes_exactly, a_dropped_read_loses_nothing,
+        an_idle_source_reaches_its_head, another_lineage_is_a_lost_position, scan_sees_every_key_once, a_scan_goes_on_after_any_key, get_finds_what_is_there,
         body_roundtrips_bit_for_bit);
     conformance!(@sink rig);
 }
@@ -72,6 +72,9 @@ mod the_old_version {
         rig_of(etcd::old(), Layout::Raw)
     }
 
-    conformance!(@each rig, get_finds_what_is_there, body_roundtrips_bit_for_bit);
+    // Its progress is no place.
+    conformance!(@each rig, tail_is_ordered, tail_resumes_exactly, a_dropped_read_loses_nothing,
+        an_idle_source_reaches_its_head, another_lineage_is_a_lost_position, get_finds_what_is_there,
+        body_roundtrips_bit_for_bit);
     conformance!(@sink rig);
 }

@@ -3,6 +3,7 @@
 mod connecting;
 mod contracts;
 mod copying;
+mod following;
 mod filling;
 mod reading;
 mod writing;

@@ -566,8 +566,15 @@ fn pump(mut from: TcpStream, mut to: TcpStream, weather: &Mutex<Weather>) {
             Weather::Silent => std::thread::sleep(Duration::from_millis(5)),
             Weather::Fair => match from.read(&mut bytes) {
                 Ok(0) => break,
-                Ok(count) if to.write_all(&bytes[..count]).is_err() => break,
-                Ok(_) => {}
+                Ok(count) => {
+                    // It may have gone silent while they were waited for.
+                    while *weather.lock().unwrap() == Weather::Silent {
+                        std::thread::sleep(Duration::from_millis(5));
+                    }
+                    if to.write_all(&bytes[..count]).is_err() {
+                        break;
+                    }
+                }
                 Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {
                 }
                 Err(_) => break,
