@@ -314,7 +314,7 @@ async fn capture(folder: &Path, supply: &Supply, encrypted: bool) -> (Duration, 
                 let noted = Noted { folder: Folder::own(&path)?, asked: Arc::clone(&notes) };
                 Ok(Arc::new(noted) as Arc<dyn Disk>)
             }),
-            options: Box::new(move || Options { keys: own.clone(), ..Options::new("bench") }),
+            options: Box::new(move || Options { keys: own.clone(), waiting_bytes: MEMORY / 4, ..Options::new("bench") }),
             keys,
             retention: Retention { bytes: 1 << 40, age: i64::MAX, outrun: false },
             snapshots: None,

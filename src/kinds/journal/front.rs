@@ -89,6 +89,11 @@ impl Front {
         self.records.capacity() + self.waiting.bytes.capacity()
     }
 
+    /// What may wait, in bytes.
+    pub(super) fn waiting_bytes(&self) -> usize {
+        self.options.waiting_bytes
+    }
+
     /// Sequence of the last frame that anything was taken into.
     pub(super) fn last(&self) -> u64 {
         if self.records.is_empty() { self.next - 1 } else { self.next }

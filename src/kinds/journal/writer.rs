@@ -132,6 +132,11 @@ impl Writer {
         back + self.front().held()
     }
 
+    /// What may wait for the disk, in bytes.
+    pub fn waiting_bytes(&self) -> usize {
+        self.front().waiting_bytes()
+    }
+
     /// How far each partition is, what waits for the disk included.
     pub fn reached(&self) -> Checkpoint {
         self.front().standing().reached.clone()

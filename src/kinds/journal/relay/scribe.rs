@@ -53,10 +53,6 @@ pub(super) enum Step {
     End(u64, Checkpoint, bool),
 }
 
-/// LIMIT: bytes of batches after which a group is begun although more would be there at once: enough that an fsync costs
-/// little, and little beside what may wait.
-const GROUP: usize = 4 << 20;
-
 /// What shares one fsync.
 #[derive(Default)]
 pub(super) struct Round {
@@ -128,6 +124,9 @@ impl Scribe {
 
     fn run(mut self) -> Result<Writer> {
         self.show();
+        // LIMIT: bytes of batches after which a group is begun although more is there: an fsync costs little beside them, and
+        // as much can be made while they are written.
+        let group = self.writer.waiting_bytes() / 2;
         loop {
             if self.tidied.elapsed() >= TIDY_EVERY {
                 self.tidy()?;
@@ -148,7 +147,7 @@ impl Scribe {
                 default(TIDY_EVERY.saturating_sub(self.tidied.elapsed())) => {}
             }
             let more = !self.orders.is_empty();
-            if !self.round.any || self.press.is_busy() || (more && self.round.bytes < GROUP) {
+            if !self.round.any || self.press.is_busy() || (more && self.round.bytes < group) {
                 continue;
             }
             self.begin();
