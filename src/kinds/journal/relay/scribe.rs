@@ -32,6 +32,10 @@ const SPARE: u64 = 8;
 /// LIMIT: bytes of pages after which it is looked again; little beside the smallest `max_bytes`.
 const ROOM_EVERY: u64 = 4 << 20;
 
+/// LIMIT: bytes of batches that take the disk longer than it takes to wake who writes them, so that it is worth being there
+/// for the next ones meanwhile.
+const MANY: usize = 256 << 10;
+
 /// What is to be written.
 pub(super) enum Order {
     /// A batch of the tail, with its number.
@@ -150,8 +154,9 @@ impl Scribe {
             if !self.round.any || self.press.is_busy() || (more && self.round.bytes < group) {
                 continue;
             }
+            let many = self.round.bytes >= MANY;
             self.begin();
-            if more {
+            if more || many {
                 self.press.begin();
             } else {
                 let ended = self.writer.put().map(drop);
