@@ -29,7 +29,8 @@ pub trait Bridge: Send + Sync {
     /// in the coarser unit of the two, revision only where both hold it.
     fn same(&self, source: Row<'_>, sink: Row<'_>) -> Result<bool>;
 
-    /// Whether a row of the source (`from_sink` false) or sink has expired at `now`, so that it counts as absent.
+    /// Whether a row of the source (`from_sink` false) or sink has expired at `now`, so that it counts as absent; so does a
+    /// row of the source that the sink cannot hold and leaves out.
     fn expired(&self, row: Row<'_>, from_sink: bool, now: Micros) -> Result<bool>;
 }
 

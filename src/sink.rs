@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::model::{Changes, Claim, Commit, LaneRecord, StreamId, StreamRecord, Table};
 use crate::source::Fut;
 
-/// What one commit of a sink can take, read once at the start.
+/// What one commit of a sink can take, read once for each claim of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Changes in one commit.
@@ -22,7 +22,7 @@ pub struct Limits {
 
 /// Control side of a sink.
 pub trait Sink: Send + Sync {
-    /// What one commit can take.
+    /// What one commit can take. A sink that has to ask its server knows it once a lane was claimed.
     fn limits(&self) -> Limits;
 
     /// Reads what the sink remembers of a stream; takes nothing, creates nothing. `None` if it does not know it.

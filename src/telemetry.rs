@@ -23,6 +23,8 @@ pub mod names {
     pub const BYTES: &str = "driftless_committed_bytes_total";
     /// Commits that were sent again.
     pub const RETRIES: &str = "driftless_commit_retries_total";
+    /// Source transactions that the sink did not take whole.
+    pub const SPLIT: &str = "driftless_split_transactions_total";
     /// Gaps opened.
     pub const GAPS: &str = "driftless_gaps_total";
     /// 1 if the sink is a state that the source had and nothing is missing.
@@ -53,6 +55,10 @@ pub mod names {
     pub const JOURNAL_SNAPSHOT: &str = "driftless_journal_snapshot_timestamp_seconds";
     /// Changes and rows that a filter left out; label `why`.
     pub const LEFT_OUT: &str = "driftless_left_out_total";
+    /// Watches of an etcd source that were lost.
+    pub const WATCHES_LOST: &str = "driftless_watches_lost_total";
+    /// Leases of an etcd source that were not read again in time.
+    pub const LEASES_OVERDUE: &str = "driftless_leases_overdue";
     /// 1 if `/readyz` says yes.
     pub const READY: &str = "driftless_ready";
 }
@@ -130,6 +136,21 @@ pub fn unreadable(stream: &str, count: u64, first: bool) {
     }
 }
 
+/// The watch of an etcd source was lost, and another one is made.
+pub fn watch_lost(stream: &str, why: &Error) {
+    counter!(names::WATCHES_LOST, "stream" => stream.to_owned()).increment(1);
+    tracing::warn!(stream, %why, "a watch was lost; another one is made, at another peer if there is one");
+}
+
+/// So many changes of a commit to an etcd destination have an empty value, which Teleport could not read there; their keys
+/// are removed. `first`: nobody was told yet.
+pub fn unstorable(stream: &str, count: u64, first: bool) {
+    left_out(stream, "empty", count);
+    if first {
+        tracing::warn!(stream, "items with an empty value are left out: Teleport cannot read one from etcd");
+    }
+}
+
 /// A filter met keys of no class that is known, and left them out; told once for each first component.
 pub fn unknown_family(stream: &str, family: &str) {
     tracing::warn!(
@@ -157,6 +178,7 @@ fn describe() {
     describe_counter!(names::COMMITS, Unit::Count, "Commits made durable in the sink");
     describe_counter!(names::BYTES, Unit::Bytes, "Bytes of keys and bodies made durable in the sink");
     describe_counter!(names::RETRIES, Unit::Count, "Commits that were sent again");
+    describe_counter!(names::SPLIT, Unit::Count, "Source transactions that were larger than the sink takes at once");
     describe_counter!(names::GAPS, Unit::Count, "Gaps opened: the source no longer had what follows our position");
     describe_gauge!(names::CONSISTENT, "1 if the sink is a state that the source had and nothing is missing");
     describe_gauge!(names::LAG_SECONDS, Unit::Seconds, "Age of the oldest change that the sink does not have");
@@ -180,5 +202,7 @@ fn describe() {
         "Tables of the source that `tables` means and that are not replicated"
     );
     describe_counter!(names::LEFT_OUT, Unit::Count, "Changes and rows that a filter left out");
+    describe_counter!(names::WATCHES_LOST, Unit::Count, "Watches of an etcd source that were lost and made anew");
+    describe_gauge!(names::LEASES_OVERDUE, Unit::Count, "Leases of an etcd source that were not read again in time");
     describe_gauge!(names::READY, "1 if /readyz says yes");
 }

@@ -170,7 +170,6 @@ impl<'a> Attempt<'a> {
         foreign: bool,
     ) -> Result<(Attempt<'a>, Vec<Checkpoint>)> {
         let settings = &pipeline.settings;
-        let limits = pipeline.sink.limits();
         let signals = Signals::default();
         let pool = Pool::for_memory(settings.memory);
         let mut claimed = Vec::new();
@@ -191,6 +190,7 @@ impl<'a> Attempt<'a> {
             status.consistent &= before == Some(status.epoch);
             status.epoch = epoch;
         });
+        let limits = pipeline.sink.limits();
         let running = FuturesUnordered::new();
         let (mut inboxes, mut done) = (Vec::new(), Vec::new());
         for (number, (record, writer)) in claimed.into_iter().enumerate() {

@@ -163,7 +163,7 @@ impl Lane {
             Some(Cut::Dry) | None if self.coalescer.len() > 0 => match self.patience(wall).filter(|until| now < *until)
             {
                 Some(until) => Ok(Action::Wait(until)),
-                None if self.within => self.stage(wall),
+                None if self.within && self.limits.stage => self.stage(wall),
                 None => self.commit(now, wall),
             },
             Some(Cut::Dry) | None => self.idle(now, wall),
@@ -261,7 +261,10 @@ impl Lane {
     }
 
     fn commit(&mut self, now: Duration, wall: Micros) -> Result<Action> {
-        assert!(!self.within, "a commit ends where a source transaction does, or names its place within one");
+        assert!(
+            !(self.within && self.limits.stage),
+            "a commit ends where a source transaction does, or names its place within one"
+        );
         let changes = self.changes(wall)?;
         let upto = std::mem::take(&mut self.upto);
         Ok(self.send(changes, Vec::new(), upto, now))

@@ -196,3 +196,37 @@ fn what_later_changes_have_replaced_does_not_fill_a_commit() {
     assert_eq!(commit.upto.get(&PartitionId::new("p")), &Position::at([100]));
     assert!(commit.changes.iter().all(|row| row.body == [b'v'; 100] && row.at == NOW));
 }
+
+#[test]
+fn a_sink_that_cannot_stage_gets_a_transaction_whole_if_it_fits_and_else_in_pieces_that_say_where_they_end() {
+    let limits = Limits { changes: 4, bytes: 1 << 20, stage: false, in_flight: 1 };
+    let lane = || Lane::new(limits, Arc::from(memory::bridge()), &LaneRecord::default(), Duration::ZERO);
+    let upto = |commit: &Commit| commit.upto.get(&PartitionId::new("p")).clone();
+
+    // It comes in two batches, behind another one that does not become a part of its commit.
+    let mut whole = lane();
+    whole.push(puts(1, 0, &["before"], NOW, true));
+    whole.push(puts(2, 1, &["a", "b"], NOW, false));
+    let commit = sent(&mut whole, MS).unwrap();
+    assert_eq!((keys(&commit.changes), upto(&commit)), (vec!["before".to_owned()], Position::at([1])));
+    whole.landed(MS);
+    assert!(sent(&mut whole, MS * 2).is_none(), "the rest of it is on its way");
+    let mut rest = Batch::unpooled();
+    rest.begin(&PartitionId::new("p"), Position::at([1]).plus(2), Steps::Ordinal);
+    let table = rest.table(&Arc::default());
+    rest.push(Op::Put, false, table, b"c", b"v", NOW);
+    rest.mark(Position::at([2]));
+    whole.push(Work::Share(Share { seq: 3, batch: Arc::new(rest), picks: None }));
+    let commit = sent(&mut whole, MS * 3).unwrap();
+    assert_eq!((keys(&commit.changes).len(), upto(&commit)), (3, Position::at([2])));
+
+    // More than fits, and a rest that does not come.
+    let mut split = lane();
+    split.push(puts(1, 0, &["a", "b", "c", "d", "e"], NOW, false));
+    let commit = sent(&mut split, MS).unwrap();
+    assert_eq!((keys(&commit.changes).len(), upto(&commit)), (4, Position::Start.plus(4)));
+    split.landed(MS);
+    assert!(sent(&mut split, MS * 2).is_none());
+    let commit = sent(&mut split, MS * 2 + PAUSE).unwrap();
+    assert_eq!((keys(&commit.changes).len(), upto(&commit)), (1, Position::Start.plus(5)));
+}

@@ -8,7 +8,7 @@ use metrics::{Counter, Gauge, counter, gauge};
 use crate::engine::heal::Tally;
 use crate::engine::status::Status;
 use crate::error::Error;
-use crate::model::{Checkpoint, Commit};
+use crate::model::{Checkpoint, Commit, PartitionId, Position};
 use crate::telemetry::names;
 
 struct Handles {
@@ -16,6 +16,7 @@ struct Handles {
     commits: Counter,
     bytes: Counter,
     retries: Counter,
+    split: Counter,
 }
 
 /// Handles are kept: a look-up in the registry per commit would cost more than the rest of the accounting.
@@ -26,6 +27,7 @@ fn handles() -> &'static Handles {
         commits: counter!(names::COMMITS),
         bytes: counter!(names::BYTES),
         retries: counter!(names::RETRIES),
+        split: counter!(names::SPLIT),
     })
 }
 
@@ -44,6 +46,12 @@ pub fn lane_committed(lane: u16, commit: &Commit) {
     }
     // Positions of a walk are keys, and keys may hold tokens: only the source's own positions are told.
     tracing::trace!(lane, number = commit.number, changes = commit.changes.len(), upto = %commit.upto.tail(), "commit landed");
+}
+
+/// A source transaction does not fit into one commit of the sink: a reader of the sink may see a part of it for a moment.
+pub fn transaction_is_split(lane: u16, partition: &PartitionId, at: &Position) {
+    handles().split.increment(1);
+    tracing::warn!(lane, %partition, %at, "a source transaction is larger than the sink takes at once; it is split");
 }
 
 /// A commit was not answered, or refused in a way that can pass.

@@ -21,7 +21,7 @@ use crate::engine::policy::{self, Reaction};
 use crate::engine::report;
 use crate::engine::route::Work;
 use crate::error::{Error, Result};
-use crate::model::{Changes, Commit};
+use crate::model::{Changes, Commit, PartitionId};
 use crate::sink::Writer;
 use crate::source::Fut;
 
@@ -108,6 +108,8 @@ pub struct Runner {
     beat: Beat,
     clock: Arc<dyn Clock>,
     published: u64,
+    /// The source transaction of which a piece landed last, by the boundary before it.
+    split: Option<(PartitionId, Vec<u8>)>,
 }
 
 impl Runner {
@@ -141,6 +143,7 @@ impl Runner {
             beat,
             clock,
             published,
+            split: None,
         }
     }
 
@@ -267,6 +270,14 @@ impl Runner {
         self.beat.landed();
         if let Some(commit) = self.lane.oldest() {
             report::lane_committed(self.number, commit);
+            for (partition, at) in commit.upto.iter().filter(|(name, at)| at.ordinal() > 0 && !name.is_engine()) {
+                let of = (partition.clone(), at.boundary().unwrap_or_default().to_vec());
+                // Each of its pieces but the last names a place within it.
+                if self.split.as_ref() != Some(&of) {
+                    report::transaction_is_split(self.number, partition, at);
+                    self.split = Some(of);
+                }
+            }
             // ORDERING: Relaxed, a count for people.
             self.signals.changes.fetch_add(commit.changes.len() as u64, Ordering::Relaxed);
         }

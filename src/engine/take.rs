@@ -1,8 +1,8 @@
 //! How a lane takes shares: which changes join the commit that is being collected, and where it is cut. Pure.
 //!
 //! A sink with open transactions gets whole source transactions: a group of changes up to a mark is never split over two
-//! commits; one that is too large is staged in pieces. Another sink gets groups whole where they fit, and otherwise pieces
-//! whose position is refined by an ordinal.
+//! commits; one that is too large is staged in pieces. Another sink gets groups whole where they fit, even if they come in
+//! several batches, and otherwise pieces whose position is refined by an ordinal.
 
 use crate::engine::coalesce::Taken;
 use crate::engine::lane::Lane;
@@ -44,7 +44,7 @@ impl Lane {
                     let full = self.is_full();
                     if self.within {
                         if full {
-                            return Ok(Cut::Stage);
+                            return Ok(if self.limits.stage { Cut::Stage } else { Cut::Commit });
                         }
                     } else if full || (self.staged && !share.batch.is_open()) {
                         return Ok(Cut::Commit);
@@ -92,22 +92,21 @@ impl Lane {
         self.take_changes(share, end, Some(upto))
     }
 
-    /// Takes what follows the last mark: a part of a source transaction that is still open. It begins a commit of its own.
+    /// Takes what follows the last mark: a part of a source transaction that is still open. It begins a commit of its own, so
+    /// that as much of the transaction as the sink takes is in one.
     fn take_open(&mut self, share: &Share) -> Result<Option<Cut>> {
-        if !self.limits.stage {
-            let cut = self.take_changes(share, share.len(), None)?;
-            if cut.is_none() && !cfg!(mutate = "piece_without_position") {
-                // What belongs to other lanes is passed too.
-                self.note(&share.batch.partition, share.batch.position(share.batch.len() - 1));
-            }
-            return Ok(cut);
-        }
-        if !self.within && (self.coalescer.len() > 0 || !self.upto.is_empty()) {
+        // A sink that stages knows no place within a transaction, so not even positions may go along with one there.
+        let mixes = self.coalescer.len() > 0 || (self.limits.stage && !self.upto.is_empty());
+        if !self.within && mixes {
             return Ok(Some(Cut::Commit));
         }
         let cut = self.take_changes(share, share.len(), None)?;
+        if cut.is_none() && !self.limits.stage && !cfg!(mutate = "piece_without_position") {
+            // What belongs to other lanes is passed too.
+            self.note(&share.batch.partition, share.batch.position(share.batch.len() - 1));
+        }
         // Nothing is held where all of it was passed before, or is nothing for this sink.
-        self.within = self.coalescer.len() > 0;
+        self.within = self.coalescer.len() > 0 && (self.limits.stage || cut.is_none());
         Ok(cut)
     }
 

@@ -30,6 +30,8 @@ pub struct Rig {
     pub store: Arc<dyn Store>,
     pub sink: Arc<dyn Sink>,
     pub sink_store: Arc<dyn Store>,
+    /// The stream's name: unique where sinks share the place that remembers streams.
+    pub stream: StreamId,
     /// Commits these writes as one transaction at the source, by the kind's own means.
     pub write: Box<WriteAtOnce>,
     /// What of a body a sink of the kind can hold: another's revision it may have to do without.
@@ -66,14 +68,14 @@ impl Rig {
     async fn claim(&self, lanes: u16, lane: u16, seen: Option<u64>) -> Result<(LaneRecord, Box<dyn Writer>)> {
         let scope = Scope { layout: "conformance".into(), extent: "all".into(), lanes };
         let owner = Owner("somebody".into());
-        let claim = Claim { stream: stream(), lane, owner, scope, seen, still: None, foreign: false };
+        let claim = Claim { stream: self.stream.clone(), lane, owner, scope, seen, still: None, foreign: false };
         let claimed = self.sink.claim(&claim).await?;
         self.sink.prepare(&[self.table().await], false).await?;
         Ok(claimed)
     }
 
     async fn record(&self) -> StreamRecord {
-        self.sink.inspect(&stream()).await.unwrap().expect("the stream was claimed")
+        self.sink.inspect(&self.stream).await.unwrap().expect("the stream was claimed")
     }
 
     async fn sink_rows(&self) -> Rows {
@@ -104,7 +106,8 @@ impl Rig {
     }
 }
 
-fn stream() -> StreamId {
+/// A name for a sink that nobody else uses.
+pub fn stream() -> StreamId {
     StreamId::new("conformance")
 }
 
@@ -341,7 +344,7 @@ pub async fn body_roundtrips_bit_for_bit(rig: Rig) {
 }
 
 pub async fn inspect_takes_nothing(rig: Rig) {
-    assert!(rig.sink.inspect(&stream()).await.unwrap().is_none());
+    assert!(rig.sink.inspect(&rig.stream).await.unwrap().is_none());
     let (_, mut writer) = rig.claim(2, 0, None).await.unwrap();
     for n in 1..4 {
         assert_eq!(rig.record().await.lanes[0].epoch, 1);
@@ -532,7 +535,7 @@ pub async fn a_lane_that_has_staged_can_show_that_it_is_alive_or_nobody_gets_pas
     let (taken, mut writer) = rig.claim(1, 0, None).await.unwrap();
     writer.stage(&Arc::new(changes_of(&[&a]))).await.unwrap();
     let before = rig.record().await;
-    let (rig, name) = (&rig, &stream());
+    let (rig, name) = (&rig, &rig.stream);
     let beat = |epoch| async move {
         let beat = rig.sink.beat(name, 0, epoch);
         tokio::time::timeout(Duration::from_secs(10), beat).await.expect("a beat waits for nothing").unwrap();
@@ -554,14 +557,14 @@ pub async fn a_lane_that_has_staged_can_show_that_it_is_alive_or_nobody_gets_pas
 
 pub async fn a_beat_of_an_older_epoch_changes_nothing(rig: Rig) {
     let (old, _older) = rig.claim(1, 0, None).await.unwrap();
-    rig.sink.beat(&stream(), 0, old.epoch).await.unwrap();
+    rig.sink.beat(&rig.stream, 0, old.epoch).await.unwrap();
     let before = rig.record().await.pulse();
     let (new, mut writer) = rig.claim(1, 0, Some(old.epoch)).await.unwrap();
     assert_ne!(rig.record().await.pulse(), before, "a claim is a sign of life");
     let before = rig.record().await;
-    rig.sink.beat(&stream(), 0, old.epoch).await.unwrap();
+    rig.sink.beat(&rig.stream, 0, old.epoch).await.unwrap();
     rig.sink.beat(&StreamId::new("another"), 0, new.epoch).await.unwrap();
-    rig.sink.beat(&stream(), 7, new.epoch).await.unwrap();
+    rig.sink.beat(&rig.stream, 7, new.epoch).await.unwrap();
     assert_eq!(rig.record().await, before);
     writer.commit(commit(1, &[], at(1))).await.unwrap();
 }
@@ -570,7 +573,7 @@ pub async fn who_takes_over_a_lane_that_stood_still_is_refused_when_it_moves_aga
     let (taken, mut writer) = rig.claim(1, 0, None).await.unwrap();
     let scope = Scope { layout: "conformance".into(), extent: "all".into(), lanes: 1 };
     let (owner, seen, still) = (Owner("another".into()), Some(taken.epoch), Some(taken.number));
-    let mut claim = Claim { stream: stream(), lane: 0, owner, scope, seen, still, foreign: false };
+    let mut claim = Claim { stream: rig.stream.clone(), lane: 0, owner, scope, seen, still, foreign: false };
     writer.commit(commit(1, &[], at(1))).await.unwrap();
     let refused = rig.sink.claim(&claim).await.map(drop).unwrap_err();
     assert_eq!(refused.fault(), Fault::Transient, "{refused}");
@@ -604,13 +607,13 @@ pub async fn a_forgotten_stream_leaves_its_data_and_nothing_else(rig: Rig) {
     writer.commit(commit(1, &[&a], at(1))).await.unwrap();
     let old = rig.record().await;
     let (_, mut writer) = rig.claim(1, 0, Some(1)).await.unwrap();
-    let refused = rig.sink.forget(&stream(), &old).await.unwrap_err();
+    let refused = rig.sink.forget(&rig.stream, &old).await.unwrap_err();
     assert_eq!(refused.fault(), Fault::Fenced, "somebody has claimed it since: {refused}");
     writer.commit(commit(2, &[], at(2))).await.unwrap();
     drop(writer);
     let rows = rig.sink_rows().await;
     for _ in 0..2 {
-        rig.sink.forget(&stream(), &StreamRecord { ..rig_record(&rig).await.unwrap_or(old.clone()) }).await.unwrap();
+        rig.sink.forget(&rig.stream, &StreamRecord { ..rig_record(&rig).await.unwrap_or(old.clone()) }).await.unwrap();
         assert_eq!(rig_record(&rig).await, None);
         assert_eq!(rig.sink_rows().await, rows);
     }
@@ -620,7 +623,7 @@ pub async fn a_forgotten_stream_leaves_its_data_and_nothing_else(rig: Rig) {
 }
 
 async fn rig_record(rig: &Rig) -> Option<StreamRecord> {
-    rig.sink.inspect(&stream()).await.unwrap()
+    rig.sink.inspect(&rig.stream).await.unwrap()
 }
 
 /// Calls every question for the rig that `$maker` (an async function without arguments) builds.
@@ -630,7 +633,12 @@ macro_rules! conformance {
         $crate::conformance!(@each $maker,
             tail_is_ordered, tail_resumes_exactly, a_dropped_read_loses_nothing, an_idle_source_reaches_its_head,
             another_lineage_is_a_lost_position, scan_sees_every_key_once, a_scan_goes_on_after_any_key,
-            get_finds_what_is_there, body_roundtrips_bit_for_bit, inspect_takes_nothing, commit_is_atomic,
+            get_finds_what_is_there, body_roundtrips_bit_for_bit);
+        $crate::conformance!(@sink $maker);
+    };
+    (@sink $maker:path) => {
+        $crate::conformance!(@each $maker,
+            inspect_takes_nothing, commit_is_atomic,
             what_is_staged_appears_with_its_commit, commits_in_flight_land_in_order, commit_twice_is_once,
             a_late_twin_changes_nothing, a_commit_out_of_turn_is_refused, older_epoch_is_fenced,
             a_claim_needs_what_was_seen, checkpoint_never_moves_back, positions_come_back_as_they_were,
@@ -671,6 +679,7 @@ mod memory_keeps_the_contracts {
             sink_store: Arc::from(sink.store()),
             source: Arc::new(world),
             sink: Arc::new(sink),
+            stream: stream(),
             write: Box::new(write),
             held: <[u8]>::to_vec,
             guard: Box::new(()),

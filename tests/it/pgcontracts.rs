@@ -61,6 +61,7 @@ async fn rig() -> Rig {
     let endpoint = Endpoint::new(&source_options).unwrap();
     let scope = Scope::of(&source_options).unwrap();
     Rig {
+        stream: crate::conformance::stream(),
         source: Arc::new(PostgresSource::new(&source_options).unwrap()),
         store: Arc::new(PgStore::source(&endpoint, scope, Need::Scan)),
         sink: Arc::new(PgSink::new(&sink_options).unwrap()),

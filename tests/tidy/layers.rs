@@ -251,6 +251,8 @@ const SPAWNERS: &[(&str, &str)] = &[
     ("src/kinds/sqlite/store.rs", "reading a file blocks"),
     ("src/kinds/sqlite/tail.rs", "a file is watched, which blocks"),
     ("src/kinds/sqlite/writer.rs", "a connection that writes lives on one thread"),
+    ("src/kinds/etcd/watch/tail.rs", "leases are read again whether or not a batch is taken"),
+    ("src/kinds/etcd/writer.rs", "a commit is on its way while the one before it is waited for"),
     ("src/kinds/postgres/conn/", "a connection is driven beside whoever asks it"),
     ("src/kinds/postgres/writer/", "commits of a lane go on after their caller has gone on"),
     ("src/kinds/postgres/stream/receiver.rs", "feedback must not depend on the sink"),

@@ -40,6 +40,10 @@ impl Codec for Etcd {
         body::SLACK
     }
 
+    fn leaves_empty_out(&self) -> bool {
+        true
+    }
+
     fn behind(&self, row: Row<'_>) -> Result<i128> {
         Body::decode(row.body).map(|body| body::renewed(body.granted))
     }

@@ -6,7 +6,8 @@
 //! - *Expiry* in the coarser unit of the two sides; an instant between two units is rounded up, never lost. Where one side
 //!   cannot tell an instant exactly (etcd: a lease), as far as it can tell.
 //! - *Revision* where the sink can hold the source's as it is. Blank is equal to blank, however a kind writes it.
-//! - What has expired is absent on either side: it is never written, and the sink's copy is deleted.
+//! - What has expired is absent on either side: it is never written, and the sink's copy is deleted. So is an item with an
+//!   empty value where the sink cannot hold one so that Teleport reads it (etcd).
 //!
 //! What a stream leaves out, renames or masks is no matter here: [`bodies`] says how a kind's bodies are looked into, and who
 //! filters does it before anything comes here. Pure: the clock comes in.
@@ -106,6 +107,11 @@ trait Codec: Send + Sync {
         0
     }
 
+    /// Whether a sink of it leaves items with an empty value out, because Teleport could not read them there.
+    fn leaves_empty_out(&self) -> bool {
+        false
+    }
+
     /// How much earlier the sink's instant may be, in nanoseconds, because a source moves this row's without saying so.
     fn behind(&self, _row: Row<'_>) -> Result<i128> {
         Ok(0)
@@ -161,6 +167,10 @@ impl Bridge for Items {
     }
 
     fn expired(&self, row: Row<'_>, from_sink: bool, now: Micros) -> Result<bool> {
-        if from_sink { self.sink.expired(row, now) } else { self.source.expired(row, now) }
+        if from_sink {
+            return self.sink.expired(row, now);
+        }
+        let left_out = || self.source.item(row).map(|item| item.value.is_empty());
+        Ok(self.source.expired(row, now)? || (self.sink.leaves_empty_out() && left_out()?))
     }
 }

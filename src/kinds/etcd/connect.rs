@@ -162,6 +162,22 @@ impl Cluster {
         }
     }
 
+    /// Asks something that changes something, once. An answer that has nothing to do with the way to the peer is given as it
+    /// is; after any other nobody knows whether it was done, and the next question goes to another peer.
+    pub async fn once<T, F>(&self, attempt: &str, question: impl FnOnce(Live) -> F) -> Result<Result<T, ClientError>>
+    where
+        F: Future<Output = Result<T, ClientError>>,
+    {
+        let live = self.live().await?;
+        let failed = match timeout(PATIENCE, question(live.clone())).await {
+            Ok(Err(error)) if matches!(cause(&error), Cause::Away | Cause::TokenExpired) => fault(attempt, &error),
+            Ok(answer) => return Ok(answer),
+            Err(_) => silent(attempt, PATIENCE),
+        };
+        self.forget(&live).await;
+        Err(failed)
+    }
+
     /// Connects to one peer, logs in and asks who it is.
     async fn meet(&self, endpoint: &Endpoint, user: Option<&(String, String)>) -> Result<Live> {
         let attempt = format!("connect to etcd at {}", peer_of(endpoint));

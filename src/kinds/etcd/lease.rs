@@ -81,16 +81,20 @@ impl Leases {
     }
 
     /// A header named this term. A leader that was just elected gives every lease its whole time again, so that nothing
-    /// that was known before is good any more; true then.
-    pub fn heard_of(&self, term: u64) -> bool {
+    /// that was known before is good any more.
+    pub fn heard_of(&self, term: u64) {
         let memory = self.0.memory();
         // ORDERING: Relaxed: who hears of a term late asks late, which is what happens without a header, too.
         let before = memory.term.fetch_max(term, Ordering::Relaxed);
-        if before == 0 || before >= term {
-            return false;
+        if before != 0 && before < term {
+            memory.known.lock().unwrap_or_else(PoisonError::into_inner).clear();
         }
-        memory.known.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        true
+    }
+
+    /// The newest term of a leader that was heard of; 0 before the first.
+    pub fn term(&self) -> u64 {
+        // ORDERING: Relaxed, as in `heard_of`.
+        self.0.memory().term.load(Ordering::Relaxed)
     }
 
     /// When each of these leases ends.
@@ -193,7 +197,7 @@ fn make_room(known: &mut HashMap<i64, Known>) {
 pub(super) fn wall() -> Result<Micros> {
     let since =
         SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|since| Micros::try_from(since.as_micros()).ok());
-    since.ok_or_else(|| Error::config("ask when a lease ends: the clock of this machine is wrong"))
+    since.ok_or_else(|| Error::config("know the time: the clock of this machine is wrong"))
 }
 
 /// Spreads questions over time.

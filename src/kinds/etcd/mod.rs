@@ -11,31 +11,41 @@
 //! | `tls`, `connect` | peers, certificates, users; one live connection for all who ask, another peer when it is lost |
 //! | `lease` | when leases end: each asked once, remembered, within a budget |
 //! | `read`, `cut`, `store` | present state: pages, single keys, ranges |
-//! | `source` | the control side of a source: its head |
+//! | `watch` | following: the watch, whole revisions, and leases that are read again |
+//! | `source` | the control side of a source: its head, and the stream |
 //! | `check` | what can be wrong, found before it matters |
-//!
-//! What follows a source (watch, progress, the reading again of leases) belongs into `watch` and `refresh`, and asks through
-//! [`connect::Cluster`] and [`lease::Leases`]. What writes belongs into `sink` and `writer`: one transaction per commit that
-//! compares the lane's key under [`layout::OURS`]; its keys and values come from [`layout::Keys`].
+//! | `ledger` | what is remembered of a stream at a destination: keys, values; pure |
+//! | `sink`, `claim` | the control side of a destination: claim, inspect, beat, forget, one transaction each |
+//! | `writer`, `txn` | a lane: one transaction per commit; what changes become in it (pure) |
+//! | `grant`, `limits` | leases at a destination, one for many keys; what one transaction there can hold |
 //!
 //! A source is only read: no lease there is ever granted, kept alive or revoked.
 
 pub mod body;
 pub mod check;
+mod claim;
 pub mod connect;
 mod cut;
 pub mod fault;
+mod grant;
 pub mod layout;
 pub mod lease;
+mod ledger;
+mod limits;
 pub mod options;
 pub mod place;
 mod read;
+pub mod sink;
 pub mod source;
 pub mod store;
 mod tls;
+mod txn;
 pub mod version;
+pub mod watch;
+mod writer;
 
 pub use connect::Cluster;
 pub use options::{Options, Role};
+pub use sink::EtcdSink;
 pub use source::EtcdSource;
 pub use store::EtcdStore;

@@ -172,24 +172,39 @@ impl Reader {
         let (mut bytes, mut unreadable) = (Vec::new(), 0);
         for row in &rows {
             let Some(key) = self.keys.key(&row.key) else { continue };
-            let (expires, granted) = match ends.get(&row.lease) {
-                _ if row.lease == 0 => (None, 0),
-                Some(Ends::At(at, granted)) => (Some(*at), *granted),
-                Some(Ends::Gone) | None => (Some(lease::soon()?), 0),
-            };
             bytes.clear();
-            body::begin(expires, row.mod_revision, granted, &mut bytes);
-            if self.keys.value(&row.value, &mut bytes) {
+            if self.body(row, &ends, &mut bytes)? {
                 batch.push(Op::Put, false, table, key, &bytes, 0);
             } else {
                 unreadable += 1;
             }
         }
+        self.left_out(unreadable);
+        Ok(())
+    }
+
+    /// Appends the body of a row; false if its value cannot be read.
+    pub(super) fn body(&self, row: &PbKeyValue, ends: &HashMap<i64, Ends>, out: &mut Vec<u8>) -> Result<bool> {
+        let (expires, granted) = match ends.get(&row.lease) {
+            _ if row.lease == 0 => (None, 0),
+            Some(Ends::At(at, granted)) => (Some(*at), *granted),
+            Some(Ends::Gone) | None => (Some(lease::soon()?), 0),
+        };
+        body::begin(expires, row.mod_revision, granted, out);
+        Ok(self.keys.value(&row.value, out))
+    }
+
+    /// So many rows could not be read.
+    pub(super) fn left_out(&self, unreadable: u64) {
         if unreadable > 0 {
             let first = self.guess(|guess| !std::mem::replace(&mut guess.told, true));
             telemetry::unreadable(&self.cluster.options().stream, unreadable, first);
         }
-        Ok(())
+    }
+
+    /// How many rows have about so many bytes.
+    pub(super) fn at_once(&self, bytes: usize) -> usize {
+        self.guess(|guess| (bytes / guess.row).clamp(1, guess.ops))
     }
 
     fn options(&self) -> GetOptions {

@@ -45,6 +45,11 @@ impl Version {
         self.has(PROGRESS)
     }
 
+    /// Whether a watch that was just made is told of progress although nothing happens to its keys.
+    pub fn tells_quiet_watches(self) -> bool {
+        self.has(QUIET)
+    }
+
     /// Defects of watches that this version has, each as a sentence.
     pub fn defects(self) -> impl Iterator<Item = &'static str> {
         DEFECTS.iter().filter(move |(fixed, _)| !self.has(fixed)).map(|(_, what)| *what)
@@ -59,16 +64,18 @@ impl fmt::Display for Version {
 
 /// etcd#15220.
 const PROGRESS: &[(u16, u16)] = &[(4, 25), (5, 8)];
+/// etcd#17566, which mends what the mending of #15220 broke.
+const QUIET: &[(u16, u16)] = &[(4, 31), (5, 13)];
 
 /// Where each defect was fixed, and what it does. etcd#15220, #15271, #17529 with #17566, #18089, #19179.
 const DEFECTS: &[(&[(u16, u16)], &str)] = &[
     (PROGRESS, "a progress notification may run ahead of the events"),
     (&[(4, 25), (5, 8)], "a watch may see old events again after its member was away"),
     (
-        &[(4, 31), (5, 13)],
+        QUIET,
         "a watch that is slow may lose events at a compaction, and a quiet one is not told of progress",
     ),
-    (&[(4, 33), (5, 15)], "a watch may lose a delete that is compacted at once"),
+    (&[(4, 34), (5, 16)], "a watch may lose a delete that is compacted at once"),
     (&[(4, 36), (5, 18)], "a watch that begins where the history is compacted may miss a delete"),
 ];
 
@@ -109,9 +116,16 @@ mod tests {
     }
 
     #[test]
+    fn a_quiet_watch_is_told_of_progress_by_newer_servers() {
+        for (version, told) in [("3.4.30", false), ("3.4.31", true), ("3.5.12", false), ("3.5.13", true), ("3.6.0", true)] {
+            assert_eq!(of(version).tells_quiet_watches(), told, "{version}");
+        }
+    }
+
+    #[test]
     fn each_release_has_the_defects_that_were_fixed_after_it() {
         for (version, count) in
-            [("3.4.23", 5), ("3.4.25", 3), ("3.4.36", 0), ("3.5.12", 3), ("3.5.17", 1), ("3.6.16", 0)]
+            [("3.4.23", 5), ("3.4.25", 3), ("3.4.36", 0), ("3.5.12", 3), ("3.5.15", 2), ("3.5.17", 1), ("3.6.16", 0)]
         {
             assert_eq!(of(version).defects().count(), count, "{version}");
         }

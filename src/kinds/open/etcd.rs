@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use super::{Endpoint, Side, Special, Wanted};
 use crate::config::Etcd;
-use crate::error::{Error, Result};
-use crate::kinds::etcd::{Cluster, EtcdSource, EtcdStore, Options, Role, check};
+use crate::error::Result;
+use crate::kinds::etcd::{Cluster, EtcdSink, EtcdSource, EtcdStore, Options, Role, check};
 use crate::model::{Kind, Remark};
+use crate::sink::Sink;
 use crate::source::{Fut, Source};
 use crate::store::Store;
 
@@ -36,10 +37,10 @@ pub(super) fn open(wanted: Wanted<'_>, keys: &Etcd, side: Side) -> Result<Endpoi
     let options = options(wanted, keys, side);
     let name = if side == Side::Source { "src" } else { "dst" };
     let cluster = Cluster::new(&options).map_err(|error| error.during(format!("open `{name}`")))?;
-    if side == Side::Sink {
-        return Err(Error::config("open `dst`: this build can read an etcd cluster, and cannot write into one"));
-    }
-    let source: Option<Arc<dyn Source>> = Some(Arc::new(EtcdSource::new(&cluster)));
+    let (source, sink) = match side {
+        Side::Source => (Some(Arc::new(EtcdSource::new(&cluster)) as Arc<dyn Source>), None),
+        Side::Sink => (None, Some(Arc::new(EtcdSink::new(&cluster)) as Arc<dyn Sink>)),
+    };
     let store: Option<Arc<dyn Store>> = Some(Arc::new(EtcdStore::new(&cluster)));
     let place = format!("etcd {} {}", options.peers.join(","), options.prefix);
     let apart = are_apart(wanted);
@@ -47,7 +48,7 @@ pub(super) fn open(wanted: Wanted<'_>, keys: &Etcd, side: Side) -> Result<Endpoi
         kind: Kind::Etcd,
         layout: keys.layout,
         source,
-        sink: None,
+        sink,
         followed: store.clone(),
         store,
         place,

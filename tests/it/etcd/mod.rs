@@ -3,7 +3,10 @@
 mod connecting;
 mod contracts;
 mod copying;
+mod following;
+mod filling;
 mod reading;
+mod writing;
 
 use driftless::kinds::etcd::body::Body;
 use driftless::kinds::etcd::{Cluster, EtcdStore, Options, Role};

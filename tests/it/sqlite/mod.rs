@@ -595,6 +595,7 @@ fn rig(journal: &str) -> crate::conformance::Rig {
     let file = source.file();
     let mode = Journal::parse(journal).unwrap();
     crate::conformance::Rig {
+        stream: crate::conformance::stream(),
         source: Arc::new(SqliteSource::open(&source.options()).unwrap()),
         store: Arc::new(source.store()),
         sink: Arc::new(SqliteSink::open(&Options { journal: Some(mode), ..sink.options() }).unwrap()),

@@ -196,6 +196,11 @@ impl Etcd {
         until("etcd's process starts", || begun.load(Ordering::SeqCst));
     }
 
+    /// Another option in the place of one, from the next start on.
+    pub fn replace(&mut self, option: &str, by: &str) {
+        self.arguments.iter_mut().filter(|one| *one == option).for_each(|one| by.clone_into(one));
+    }
+
     /// Waits until the member answers a read that needs its cluster.
     pub fn wait_ready(&self) {
         until(&format!("etcd answers, see {}", self.log.display()), || self.is_ready());
@@ -559,8 +564,15 @@ fn pump(mut from: TcpStream, mut to: TcpStream, weather: &Mutex<Weather>) {
             Weather::Silent => std::thread::sleep(Duration::from_millis(5)),
             Weather::Fair => match from.read(&mut bytes) {
                 Ok(0) => break,
-                Ok(count) if to.write_all(&bytes[..count]).is_err() => break,
-                Ok(_) => {}
+                Ok(count) => {
+                    // It may have gone silent while they were waited for.
+                    while *weather.lock().unwrap() == Weather::Silent {
+                        std::thread::sleep(Duration::from_millis(5));
+                    }
+                    if to.write_all(&bytes[..count]).is_err() {
+                        break;
+                    }
+                }
                 Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {
                 }
                 Err(_) => break,

@@ -1,0 +1,153 @@
+//! Leases at a destination: one for all keys that expire at about the same time.
+//!
+//! Instants are collected in buckets of five seconds, and the lease of a bucket is granted so that it ends at the bucket's
+//! end or up to a second later. So no key expires early, and with what asking a source's lease adds none more than ten seconds
+//! late. A lease is used for new keys for a short while only, because a new leader gives every lease its whole time again and
+//! tells nobody. None is ever kept alive, nor revoked: a late commit may still put keys under it, and a lease that nobody
+//! uses ends by itself.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use tokio::time::Instant;
+
+use super::connect::Cluster;
+use super::lease::wall;
+use crate::error::Result;
+use crate::model::Micros;
+
+/// LIMIT: how much later than its instant a key may go, in seconds: a handful of leases for all heartbeats of a minute.
+const BUCKET: i64 = 5;
+/// LIMIT: how long a lease is used for new keys. Heartbeats fill a bucket within its own length; a first copy uses the few
+/// leases of each instant again and again while it lasts.
+const USED_FOR: Duration = Duration::from_secs(60);
+/// LIMIT: leases that are remembered, some 50 bytes each; beyond it all are forgotten, and granted again where they are needed.
+const REMEMBERED: usize = 20_000;
+/// LIMIT: grants that are on their way at once. Each is a write at the cluster, which writes many of them together.
+const AT_ONCE: usize = 32;
+/// The longest that etcd grants, in seconds.
+const LONGEST: i64 = 9_000_000_000;
+/// One second, as [`Micros`].
+const SECOND: Micros = 1_000_000;
+
+/// The end of a bucket, in seconds since the Unix epoch.
+pub type Bucket = i64;
+
+/// The bucket of an instant: it ends at or after it, by less than [`BUCKET`].
+pub fn bucket(expires: Micros) -> Bucket {
+    let whole = expires.div_euclid(BUCKET * SECOND);
+    let whole = if expires.rem_euclid(BUCKET * SECOND) > 0 { whole + 1 } else { whole };
+    whole * BUCKET
+}
+
+/// The seconds to ask for, so that a lease that is granted later than `now` ends at the bucket's end or after it.
+fn seconds(bucket: Bucket, now: Micros) -> i64 {
+    let begun = now.div_euclid(SECOND);
+    bucket.saturating_sub(begun).clamp(1, LONGEST)
+}
+
+/// Leases that were granted.
+pub struct Grants {
+    cluster: Cluster,
+    known: Mutex<HashMap<Bucket, Granted>>,
+}
+
+#[derive(Clone, Copy)]
+struct Granted {
+    lease: i64,
+    at: Instant,
+}
+
+impl Grants {
+    /// At this cluster; nothing is granted yet.
+    pub fn new(cluster: &Cluster) -> Self {
+        Self { cluster: cluster.clone(), known: Mutex::default() }
+    }
+
+    /// A lease for each of these buckets.
+    pub async fn leases(&self, buckets: &BTreeSet<Bucket>) -> Result<HashMap<Bucket, i64>> {
+        let mut leases = HashMap::with_capacity(buckets.len());
+        if buckets.is_empty() {
+            return Ok(leases);
+        }
+        let mut missing = Vec::new();
+        {
+            let (known, now) = (self.lock(), Instant::now());
+            for bucket in buckets {
+                match known.get(bucket).filter(|granted| now.duration_since(granted.at) < USED_FOR) {
+                    Some(granted) => drop(leases.insert(*bucket, granted.lease)),
+                    None => missing.push(*bucket),
+                }
+            }
+        }
+        let mut missing = missing.into_iter();
+        let mut asked: FuturesUnordered<_> = missing.by_ref().take(AT_ONCE).map(|bucket| self.grant(bucket)).collect();
+        while let Some(granted) = asked.next().await {
+            let (bucket, lease) = granted?;
+            leases.insert(bucket, lease);
+            asked.extend(missing.next().map(|bucket| self.grant(bucket)));
+        }
+        Ok(leases)
+    }
+
+    /// A grant whose answer is lost is asked for again: the first one ends by itself.
+    async fn grant(&self, bucket: Bucket) -> Result<(Bucket, i64)> {
+        let at = Instant::now();
+        let seconds = seconds(bucket, wall()?);
+        let answer = self
+            .cluster
+            .ask("grant a lease", |mut live| async move { live.client.lease_grant(seconds, None).await })
+            .await?;
+        let lease = answer.id();
+        let mut known = self.lock();
+        if known.len() >= REMEMBERED {
+            known.retain(|_, granted| at.duration_since(granted.at) < USED_FOR);
+        }
+        if known.len() >= REMEMBERED {
+            known.clear();
+        }
+        known.insert(bucket, Granted { lease, at });
+        Ok((bucket, lease))
+    }
+
+    /// One of these leases is not there any more: none of them is used again.
+    pub fn forget(&self, leases: &HashMap<Bucket, i64>) {
+        let mut known = self.lock();
+        known.retain(|bucket, granted| leases.get(bucket) != Some(&granted.lease));
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Bucket, Granted>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const T: Micros = 1_775_044_800_000_000;
+
+    #[test]
+    fn a_bucket_ends_at_or_after_each_of_its_instants_and_less_than_five_seconds_later() {
+        for after in [0, 1, 999_999, 1_000_000, 4_999_999, 5_000_000, 5_000_001] {
+            let late = bucket(T + after) * SECOND - (T + after);
+            assert!((0..BUCKET * SECOND).contains(&late), "{after}: {late}");
+        }
+        assert_eq!((bucket(T), bucket(T + 1), bucket(T + 5 * SECOND)), (T / SECOND, T / SECOND + 5, T / SECOND + 5));
+        assert!(bucket(Micros::MAX - 1) > T / SECOND);
+    }
+
+    #[test]
+    fn a_lease_never_ends_before_its_bucket_and_at_most_a_second_after_it() {
+        let end = bucket(T + 600 * SECOND);
+        for micros in [0, 1, 500_000, 999_999] {
+            let now = T + micros;
+            let late = now + seconds(end, now) * SECOND - end * SECOND;
+            assert!((0..=SECOND).contains(&late), "{micros}: {late}");
+        }
+        assert_eq!(seconds(end, T + 700 * SECOND), 1, "what is past is over at once");
+        assert_eq!(seconds(bucket(Micros::MAX - 1), T), LONGEST);
+    }
+}
