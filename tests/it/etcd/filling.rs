@@ -254,6 +254,107 @@ fn a_transaction_that_fits_is_never_seen_in_part_and_one_that_does_not_is_counte
     assert!(program.stop(PATIENCE).success());
 }
 
+#[test]
+fn a_cluster_is_followed_into_another_one_transaction_by_transaction() {
+    let (from, to) = (etcd::source(), etcd::sink());
+    let source = EtcdDb::create(from, "pair", &items(500));
+    let sink = EtcdDb::empty(to, "pair_of");
+    let site = site(&sink, &source.yaml(), "");
+    let program = site.start("run", &[]);
+    site.until_caught_up(PATIENCE);
+    let at_once = |round: usize| {
+        let value = Some(format!("{round:04}").repeat(100).into_bytes());
+        let stored =
+            |n: usize| (source.stored(&format!("/one/{n:03}")), value.as_ref().map(|v| etcd::base64(v).into()));
+        from.write(&(0..100).map(stored).collect::<Vec<_>>());
+    };
+    at_once(0);
+    site.until_caught_up(PATIENCE);
+    let (stop, seen) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        let watch = scope.spawn(|| {
+            let mut all = std::collections::BTreeSet::new();
+            while !stop.load(Ordering::Relaxed) {
+                let rows = to.dump(&format!("{}/one/", sink.prefix));
+                let values: std::collections::BTreeSet<Vec<u8>> = rows.into_iter().map(|row| row.value).collect();
+                assert_eq!(values.len(), 1, "a transaction of a hundred puts is seen in part");
+                all.extend(values);
+                seen.store(all.len(), Ordering::Relaxed);
+            }
+        });
+        for round in 1..=1_000 {
+            at_once(round);
+            if seen.load(Ordering::Relaxed) > 10 || watch.is_finished() {
+                break;
+            }
+        }
+        site.until_caught_up(PATIENCE);
+        stop.store(true, Ordering::Relaxed);
+        watch.join().unwrap();
+    });
+    assert!(seen.load(Ordering::Relaxed) > 10, "too few looks to say anything");
+    source.delete("/one/007");
+    site.until_caught_up(PATIENCE);
+    assert_near(&source.dump(), &sink.dump(), false);
+    assert_eq!(site.done("verify", &[])["equal"], true);
+    assert!(program.stop(PATIENCE).success(), "{}", site.log());
+}
+
+#[test]
+fn lanes_are_divided_anew_and_nothing_is_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let sqlite = SqliteDb::create(folder.path().join("src"), &items(500));
+    let sink = EtcdDb::empty(etcd::sink(), "lanes");
+    let src = format!("{{ type: sqlite, path: {:?} }}", sqlite.folder.display().to_string());
+    let site = site(&sink, &src, "lanes: 3\n");
+    for (round, lanes) in [3, 1, 4].into_iter().enumerate() {
+        let name = format!("into-{}", sink.prefix.trim_matches('/'));
+        site.configure(&format!("name: {name}\nsrc: {src}\ndst: {}\nlag_budget: 500ms\nlanes: {lanes}\n", sink.yaml()));
+        let program = site.start("run", &[]);
+        site.until_caught_up(PATIENCE);
+        for n in 0..60 {
+            sqlite.put(&item(&format!("/lane/{n}"), &format!("{round}"), None));
+        }
+        sqlite.delete(&format!("/lane/{round}"));
+        site.until_caught_up(PATIENCE);
+        assert_near(&readable(&sqlite.dump(now_us())), &sink.dump(), false);
+        assert!(program.stop(PATIENCE).success(), "{}", site.log());
+    }
+    let lanes = sink.server.dump(&format!("/driftless/lane/into-{}/", sink.prefix.trim_matches('/')));
+    let epochs = lanes.iter().filter(|row| row.key.ends_with(b"epoch")).count();
+    assert_eq!(epochs, 4, "nothing is left of earlier divisions");
+}
+
+#[test]
+fn members_of_a_destination_die_and_come_back_and_nothing_is_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let sqlite = SqliteDb::create(folder.path().join("src"), &items(500));
+    let members: &'static Vec<Etcd> = Box::leak(Box::new(Etcd::cluster("members", Release::New, &Setup::default())));
+    let peers: Vec<String> = members.iter().map(Etcd::url).collect();
+    let yaml = format!(
+        "name: members\nsrc: {{ type: sqlite, path: {:?} }}\ndst: {{ type: etcd, peers: {peers:?}, prefix: /m/ }}\n",
+        sqlite.folder.display().to_string()
+    );
+    let site = Site::new("etcd-members", &yaml);
+    let program = site.start("run", &[]);
+    site.until_caught_up(PATIENCE);
+    for round in 0..6usize {
+        let member = &members[round % 3];
+        for n in 0..20 {
+            sqlite.put(&item(&format!("/hot/{n}"), &format!("{round}-{n}"), Some(now_us() + 600_000_000)));
+        }
+        member.kill();
+        sqlite.put(&item("/hot/1", &format!("{round} while one is away"), None));
+        site.until_caught_up(PATIENCE);
+        member.spawn();
+        member.wait_ready();
+    }
+    let sink = EtcdDb { server: &members[1], prefix: "/m/".into() };
+    assert_near(&readable(&sqlite.dump(now_us())), &sink.dump(), false);
+    assert!(program.stop(PATIENCE).success(), "{}", site.log());
+    members.iter().for_each(Etcd::stop);
+}
+
 fn hex(text: &str) -> String {
     text.bytes().map(|byte| format!("{byte:02x}")).collect()
 }
