@@ -176,7 +176,9 @@ fn prefix(keys: &Section<'_>, layout: Layout, side: &str) -> Result<Option<Strin
             keys.missing("prefix", "what stands before every key that is copied; \"\" is every key of the cluster")
         })?),
     };
-    if prefix.as_ref().is_some_and(|prefix| prefix.starts_with(OURS)) {
+    // What follows it begins with a slash, in Teleport's layout.
+    let after = if layout == Layout::Teleport { "/" } else { "" };
+    if prefix.as_ref().is_some_and(|prefix| format!("{prefix}{after}").starts_with(OURS)) {
         return Err(keys.wrong("prefix", format!("lies under {OURS}, where driftless keeps its own records")));
     }
     Ok(prefix)

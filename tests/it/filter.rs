@@ -50,6 +50,8 @@ impl Route {
         match &self.sink {
             Side::Sqlite(db) => db.folder.clone(),
             Side::Pg(db) => db.server.data.clone(),
+            #[cfg(feature = "etcd")]
+            Side::Etcd(..) => panic!("not a side of this test"),
         }
     }
 
@@ -71,6 +73,8 @@ pub fn put(side: &Side, item: &Item) {
     match side {
         Side::Sqlite(db) => db.put(item),
         Side::Pg(db) => db.put(item),
+        #[cfg(feature = "etcd")]
+        Side::Etcd(..) => panic!("not a side of this test"),
     }
 }
 
@@ -78,6 +82,8 @@ pub fn delete(side: &Side, key: &str) {
     match side {
         Side::Sqlite(db) => db.delete(key),
         Side::Pg(db) => db.delete(key),
+        #[cfg(feature = "etcd")]
+        Side::Etcd(..) => panic!("not a side of this test"),
     }
 }
 
@@ -99,6 +105,8 @@ pub fn dumped(sink: &Side) -> String {
             .args(["-h", &db.server.data.parent().unwrap().display().to_string(), "-p", &db.server.port.to_string()])
             .args(["-U", "postgres", &db.name])
             .output(),
+        #[cfg(feature = "etcd")]
+        Side::Etcd(..) => panic!("not a side of this test"),
     }
     .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

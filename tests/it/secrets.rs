@@ -86,6 +86,8 @@ fn route(route: &str, source: &Side, sink: &Side) {
     match source {
         Side::Sqlite(db) => db.run("delete from events;"),
         Side::Pg(_) => drop(site.done("drop-slot", &[])),
+        #[cfg(feature = "etcd")]
+        Side::Etcd(..) => panic!("not a side of this test"),
     }
     let program = site.start("run", &[]);
     site.until_caught_up(PATIENCE);
@@ -114,6 +116,8 @@ fn put(side: &Side, key: &str, n: u64) {
     match side {
         Side::Sqlite(db) => db.put(&item),
         Side::Pg(db) => db.put(&item),
+        #[cfg(feature = "etcd")]
+        Side::Etcd(..) => panic!("not a side of this test"),
     }
 }
 
@@ -121,6 +125,8 @@ fn delete(side: &Side, key: &str) {
     match side {
         Side::Sqlite(db) => db.delete(key),
         Side::Pg(db) => db.delete(key),
+        #[cfg(feature = "etcd")]
+        Side::Etcd(..) => panic!("not a side of this test"),
     }
 }
 

@@ -1,6 +1,11 @@
 //! What can be wrong with a cluster, found before it matters. Reads only; changes nothing.
 
+use etcd_client::{Compare, CompareOp, Txn, TxnOp};
+
 use super::connect::{Cluster, Live};
+use super::fault::fault;
+use super::ledger;
+use super::limits::{Learned, Takes};
 use super::options::{Options, Role};
 use super::read::Reader;
 use crate::error::Result;
@@ -87,4 +92,39 @@ async fn of_keys(cluster: &Cluster, live: &Live, found: &mut Vec<Remark>) {
         Ok(_) => {}
         Err(error) => found.push(Remark::new(Level::Error, error.to_string(), "")),
     }
+    if options.role == Role::Sink {
+        of_writing(cluster, reader.keys.stored(b"/"), found).await;
+    }
+}
+
+/// Whether a destination may be written, and how much at once.
+async fn of_writing(cluster: &Cluster, data: Vec<u8>, found: &mut Vec<Remark>) {
+    for (what, key) in [("the keys under `prefix`", data), ("driftless' own records", ledger::streams())] {
+        if let Err(error) = may_write(cluster, key).await {
+            let mend = "a destination's role needs readwrite on `prefix` and on /driftless/, and space to write";
+            return found.push(Remark::new(Level::Error, error.during(format!("write {what}")).to_string(), mend));
+        }
+    }
+    let learned = Learned::default();
+    match learned.learn(cluster).await {
+        Ok(()) => {
+            let Takes { ops, bytes } = learned.takes();
+            let what = format!(
+                "one transaction takes {ops} operations and {} KiB; a larger one of the source is split, counted and told",
+                bytes >> 10
+            );
+            found.push(Remark::new(Level::Note, what, ""));
+        }
+        Err(error) => found.push(Remark::new(Level::Error, error.to_string(), "")),
+    }
+}
+
+/// Asks for a write that cannot happen, which is refused to whoever may not do it.
+async fn may_write(cluster: &Cluster, key: Vec<u8>) -> Result<()> {
+    const ATTEMPT: &str = "ask whether that is allowed";
+    // No key has been written fewer than no times.
+    let never = Compare::version(key.clone(), CompareOp::Less, 0);
+    let txn = Txn::new().when([never]).and_then([TxnOp::put(key, "", None)]);
+    let answer = cluster.once(ATTEMPT, |mut live| async move { live.kv.txn(txn).await }).await?;
+    answer.map(drop).map_err(|error| fault(ATTEMPT, &error))
 }

@@ -360,6 +360,8 @@ impl Case {
         let end = match &self.source {
             Side::Pg(db) => db.run("select pg_current_wal_lsn()"),
             Side::Sqlite(_) => String::new(),
+            #[cfg(feature = "etcd")]
+            Side::Etcd(..) => panic!("not a side of this test"),
         };
         let acknowledges = std::fs::read_to_string(self.site.config()).unwrap().contains("ack: journal");
         loop {

@@ -62,6 +62,8 @@ pub(super) fn delay(sink: &Side, span: Duration) -> i128 {
     let query = match sink {
         Side::Sqlite(_) => format!("select cast(value as text) from kv where key = '{CLOCK}';\n"),
         Side::Pg(_) => format!("select convert_from(value, 'UTF8') from kv where key = '{CLOCK}'::bytea;\n"),
+        #[cfg(feature = "etcd")]
+        Side::Etcd(..) => panic!("not a side of this test"),
     };
     let (begun, mut last, mut delays) = (Instant::now(), 0, Vec::new());
     while begun.elapsed() < span {

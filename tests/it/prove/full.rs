@@ -207,6 +207,8 @@ impl Case {
                     value.join(" || ")
                 ));
             }
+            #[cfg(feature = "etcd")]
+            Side::Etcd(..) => panic!("not a side of this test"),
         }
     }
 

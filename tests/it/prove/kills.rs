@@ -2,15 +2,19 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+#[cfg(feature = "etcd")]
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use super::sides::{Observer, Side, Writer};
+#[cfg(feature = "etcd")]
+use crate::support::etcd::{Proxy, Weather};
 use crate::support::pg;
 use crate::support::program::{Running, Site};
 use crate::support::scale::{figure, pick};
-use crate::support::teleport::{assert_same, items, now_us};
+use crate::support::teleport::items;
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -58,6 +62,21 @@ fn kills_postgresql_to_postgresql() {
     route("postgresql→postgresql", &source, &sink);
 }
 
+#[cfg(feature = "etcd")]
+#[test]
+fn kills_sqlite_to_etcd() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = Side::sqlite(&folder.path().join("src"), Some(&items(pick(3_000, 100_000))));
+    route("sqlite→etcd", &source, &Side::etcd(crate::support::etcd::old(), "kills_se"));
+}
+
+#[cfg(feature = "etcd")]
+#[test]
+fn kills_postgresql_to_etcd() {
+    let source = Side::pg(pg::primary(), "kills_pe", Some(&items(pick(3_000, 100_000))));
+    route("postgresql→etcd", &source, &Side::etcd(crate::support::etcd::sink(), "kills_pe"));
+}
+
 struct Case {
     site: Site,
     listen: SocketAddr,
@@ -95,8 +114,7 @@ fn route(name: &str, source: &Side, sink: &Side) {
     let written = writer.finish() - before;
     case.site.until_caught_up(PATIENCE);
     let seen = observer.finish();
-    let now = now_us();
-    assert_same(&source.dump(now), &sink.dump(now));
+    source.assert_in(sink);
     let verdict = case.site.done("verify", &[]);
     assert_eq!(verdict["equal"], true, "{verdict}");
     assert!(program.stop(PATIENCE).success());
@@ -185,24 +203,15 @@ impl Case {
         while histogram.commit_in_flight < count {
             let program = self.start();
             self.wait("following", |status| status["consistent"] == true);
-            let mut client = self.sink.client();
-            let mut input = client.stdin.take().unwrap();
-            let hold = match &self.sink {
-                Side::Sqlite(_) => "begin immediate;\n",
-                Side::Pg(_) => "begin; select number from driftless.lane for update;\n",
-            };
-            input.write_all(hold.as_bytes()).unwrap();
-            input.flush().unwrap();
+            let held = Held::by(&self.sink);
             self.wait_for_held_commit();
             program.kill();
-            input.write_all(b"rollback;\n").unwrap();
-            drop(input);
-            assert!(client.wait().unwrap().success());
+            held.let_go();
             histogram.commit_in_flight += 1;
         }
     }
 
-    /// Ends when a commit of driftless waits for the lock that the test holds.
+    /// Ends when a commit of driftless waits for what the test holds.
     fn wait_for_held_commit(&self) {
         let deadline = Instant::now() + PATIENCE;
         match &self.sink {
@@ -213,14 +222,14 @@ impl Case {
                     assert!(Instant::now() < deadline, "no commit waits for the lock");
                 }
             }
-            Side::Sqlite(_) => {
-                // Nothing tells from outside that a process waits for this lock; that nothing lands while the source is
+            _ => {
+                // Nothing tells from outside that a process waits for this one; that nothing lands while the source is
                 // written to does.
                 let landed = |status: &Option<Value>| status.as_ref().and_then(|status| status["changes"].as_u64());
                 let mut last = landed(&self.status());
                 let mut still = Instant::now();
                 while still.elapsed() < Duration::from_millis(150) {
-                    assert!(Instant::now() < deadline, "commits land although the sink is locked");
+                    assert!(Instant::now() < deadline, "commits land although the sink is held");
                     let now = landed(&self.status());
                     if now != last {
                         (last, still) = (now, Instant::now());
@@ -269,6 +278,47 @@ impl Case {
                     std::thread::sleep(Duration::from_millis(20));
                 }
             }
+            #[cfg(feature = "etcd")]
+            Side::Etcd(..) => panic!("no route begins here"),
+        }
+    }
+}
+
+/// What keeps a sink from taking commits.
+enum Held {
+    Client(std::process::Child, std::process::ChildStdin),
+    #[cfg(feature = "etcd")]
+    OnTheWay(Arc<Proxy>),
+}
+
+impl Held {
+    fn by(sink: &Side) -> Self {
+        let hold = match sink {
+            Side::Sqlite(_) => "begin immediate;\n",
+            Side::Pg(_) => "begin; select number from driftless.lane for update;\n",
+            #[cfg(feature = "etcd")]
+            Side::Etcd(_, proxy) => {
+                proxy.set(Weather::Silent);
+                return Self::OnTheWay(Arc::clone(proxy));
+            }
+        };
+        let mut client = sink.client();
+        let mut input = client.stdin.take().unwrap();
+        input.write_all(hold.as_bytes()).unwrap();
+        input.flush().unwrap();
+        Self::Client(client, input)
+    }
+
+    fn let_go(self) {
+        match self {
+            Self::Client(mut client, mut input) => {
+                input.write_all(b"rollback;\n").unwrap();
+                drop(input);
+                assert!(client.wait().unwrap().success());
+            }
+            #[cfg(feature = "etcd")]
+            // What the killed process had sent arrives now, when nobody waits for it any more.
+            Self::OnTheWay(proxy) => proxy.set(Weather::Fair),
         }
     }
 }

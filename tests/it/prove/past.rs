@@ -198,6 +198,8 @@ fn place_of(side: &Side) -> PathBuf {
     match side {
         Side::Sqlite(db) => db.folder.clone(),
         Side::Pg(db) => db.server.data.clone(),
+        #[cfg(feature = "etcd")]
+        Side::Etcd(..) => panic!("not a side of this test"),
     }
 }
 

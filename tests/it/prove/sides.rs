@@ -8,6 +8,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+#[cfg(feature = "etcd")]
+use crate::support::etcd::{Etcd, Proxy};
+#[cfg(feature = "etcd")]
+use crate::support::etcddb::{EtcdDb, Lines, assert_near, lines};
 use crate::support::pg::Pg;
 use crate::support::teleport::{Item, PgDb, SqliteDb, assert_same, now_us, uuid};
 
@@ -16,6 +20,9 @@ use crate::support::teleport::{Item, PgDb, SqliteDb, assert_same, now_us, uuid};
 pub enum Side {
     Sqlite(Arc<SqliteDb>),
     Pg(Arc<PgDb>),
+    /// Only a destination here. Whoever writes there comes by the proxy, whoever looks does not.
+    #[cfg(feature = "etcd")]
+    Etcd(Arc<EtcdDb>, Arc<Proxy>),
 }
 
 /// Keys that are written all the time, in pairs that always have the same version.
@@ -36,9 +43,19 @@ impl Side {
         }))
     }
 
+    /// A prefix of a cluster that nobody else writes to.
+    #[cfg(feature = "etcd")]
+    pub fn etcd(server: &'static Etcd, hint: &str) -> Self {
+        Self::Etcd(Arc::new(EtcdDb::empty(server, hint)), Arc::new(Proxy::to(server.port)))
+    }
+
     /// The value of `src:` or `dst:`.
     pub fn yaml(&self) -> String {
         match self {
+            #[cfg(feature = "etcd")]
+            Self::Etcd(db, proxy) => {
+                format!("{{ type: etcd, peers: [{:?}], prefix: {:?} }}", proxy.url(), db.prefix)
+            }
             Self::Sqlite(db) => format!("{{ type: sqlite, path: {:?} }}", db.folder.display().to_string()),
             Self::Pg(db) => format!("{{ type: postgresql, conn_string: {:?} }}", db.url()),
         }
@@ -48,7 +65,37 @@ impl Side {
         match self {
             Self::Sqlite(db) => db.dump(now_us),
             Self::Pg(db) => db.dump(now_us),
+            #[cfg(feature = "etcd")]
+            Self::Etcd(..) => panic!("an etcd side has instants that are near, and is compared as a whole"),
         }
+    }
+
+    /// How many items are there that a Teleport on this sink can read.
+    pub fn count(&self, sink: &Self) -> usize {
+        match sink {
+            #[cfg(feature = "etcd")]
+            Self::Etcd(..) => self.lines().len(),
+            _ => self.dump(now_us()).len(),
+        }
+    }
+
+    /// What a Teleport on etcd could read of it.
+    #[cfg(feature = "etcd")]
+    fn lines(&self) -> Lines {
+        match self {
+            Self::Etcd(db, _) => db.dump(),
+            _ => lines(&self.dump(now_us())).into_iter().filter(|(_, line)| !line.0.is_empty()).collect(),
+        }
+    }
+
+    /// Fails unless this source's items and no others are in the sink, as their own tools show them.
+    pub fn assert_in(&self, sink: &Self) {
+        #[cfg(feature = "etcd")]
+        if matches!(sink, Self::Etcd(..)) {
+            return assert_near(&self.lines(), &sink.lines(), false);
+        }
+        let now = now_us();
+        assert_same(&self.dump(now), &sink.dump(now));
     }
 
     /// A client that takes statements on its standard input.
@@ -60,6 +107,8 @@ impl Side {
                 command
             }
             Self::Pg(db) => db.psql(),
+            #[cfg(feature = "etcd")]
+            Self::Etcd(..) => panic!("etcdctl takes no statements"),
         };
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap()
     }
@@ -77,6 +126,8 @@ impl Side {
                 "insert into kv (key, value, expires, revision) values ('{key}'::bytea, '{value}'::bytea, null, '{revision}')
                  on conflict (key) do update set value = excluded.value, revision = excluded.revision;"
             ),
+            #[cfg(feature = "etcd")]
+            Self::Etcd(..) => panic!("etcdctl takes no statements"),
         }
     }
 
@@ -106,6 +157,8 @@ impl Side {
                    values ('2', strftime('%Y-%m-%d %H:%M:%f+00:00','now'), '{key}', 0, null, null, '');"
             ),
             Self::Pg(_) => format!("delete from kv where key = '{key}'::bytea;"),
+            #[cfg(feature = "etcd")]
+            Self::Etcd(..) => panic!("etcdctl takes no statements"),
         }
     }
 }
@@ -295,6 +348,27 @@ fn looker(side: &Side) -> Look {
                                where key >= '/hot/' and key < '/hot0'";
                     let rows = session.query(sql, &[]).await.ok()?;
                     Some(rows.iter().map(|row| (row.get::<_, String>(0), number(row.get(1)))).collect())
+                })
+            })
+        }
+        #[cfg(feature = "etcd")]
+        Side::Etcd(db, _) => {
+            use base64::Engine as _;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let mut client: Option<etcd_client::Client> = None;
+            Box::new(move || {
+                runtime.block_on(async {
+                    if client.is_none() {
+                        client = Some(etcd_client::Client::connect([db.server.url()], None).await.ok()?);
+                    }
+                    let all = etcd_client::GetOptions::new().with_prefix();
+                    // One range is of one revision.
+                    let rows = client.as_mut()?.get(db.stored("/hot/"), Some(all)).await.ok()?;
+                    let row = |row: &etcd_client::KeyValue| {
+                        let value = base64::engine::general_purpose::STANDARD.decode(row.value()).ok()?;
+                        Some((row.key_str().ok()?.to_owned(), number(std::str::from_utf8(&value).ok()?)))
+                    };
+                    rows.kvs().iter().map(row).collect()
                 })
             })
         }
