@@ -43,7 +43,7 @@ use tokio::sync::watch;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 7;
 const KEY_BYTES: usize = 40;
 /// Changes of one source transaction.
 const TRANSACTION: usize = 100;
@@ -153,7 +153,8 @@ impl Source for Supply {
     }
 
     fn tail<'a>(&'a self, _: &'a Checkpoint, pool: &'a Pool) -> Fut<'a, Box<dyn Tail>> {
-        let tail = SupplyTail { supply: self.clone(), pool: pool.clone(), given: 0, table: Arc::default() };
+        let key = *b"/nodes/default/0000000000000000000000000";
+        let tail = SupplyTail { supply: self.clone(), pool: pool.clone(), given: 0, key, table: Arc::default() };
         Box::pin(async { Ok(Box::new(tail) as Box<dyn Tail>) })
     }
 }
@@ -162,7 +163,20 @@ struct SupplyTail {
     supply: Supply,
     pool: Pool,
     given: usize,
+    /// The key of the next change.
+    key: [u8; KEY_BYTES],
     table: Arc<Table>,
+}
+
+/// Adds one to the decimal number at the end of a key.
+fn count_up(key: &mut [u8]) {
+    for digit in key.iter_mut().rev() {
+        if *digit != b'9' {
+            *digit += 1;
+            return;
+        }
+        *digit = b'0';
+    }
 }
 
 impl SupplyTail {
@@ -170,15 +184,11 @@ impl SupplyTail {
         let Supply { bodies, body, total, .. } = &self.supply;
         batch.begin(&Supply::partition(), place(self.given), Steps::Ordinal);
         let table = batch.table(&self.table);
-        let mut key = *b"/nodes/default/0000000000000000000000000";
         while batch.bytes() < self.pool.batch_bytes() && self.given < *total {
             for n in self.given..self.given + TRANSACTION {
-                let mut left = n;
-                for digit in key[24..].iter_mut().rev() {
-                    (*digit, left) = (b'0' + (left % 10) as u8, left / 10);
-                }
                 let at = n * body % (bodies.len() - body);
-                batch.push(Op::Put, false, table, &key, &bodies[at..at + body], 1_700_000_000_000_000);
+                batch.push(Op::Put, false, table, &self.key, &bodies[at..at + body], 1_700_000_000_000_000);
+                count_up(&mut self.key);
             }
             self.given += TRANSACTION;
             batch.mark(place(self.given));
@@ -314,7 +324,11 @@ async fn capture(folder: &Path, supply: &Supply, encrypted: bool) -> (Duration, 
                 let noted = Noted { folder: Folder::own(&path)?, asked: Arc::clone(&notes) };
                 Ok(Arc::new(noted) as Arc<dyn Disk>)
             }),
-            options: Box::new(move || Options { keys: own.clone(), ..Options::new("bench") }),
+            options: Box::new(move || Options {
+                keys: own.clone(),
+                waiting_bytes: MEMORY / 4,
+                ..Options::new("bench")
+            }),
             keys,
             retention: Retention { bytes: 1 << 40, age: i64::MAX, outrun: false },
             snapshots: None,

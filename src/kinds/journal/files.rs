@@ -6,11 +6,17 @@
 
 use std::fs::{DirBuilder, File, Metadata, OpenOptions, TryLockError};
 use std::io;
+use std::num::NonZero;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::{Advice, fadvise};
+
 use crate::error::{Error, Fault, Result};
+
+/// LIMIT: bytes of a write after which the disk may begin with them.
+const STEP: usize = 1 << 20;
 
 /// A folder of files.
 pub trait Disk: Send + Sync {
@@ -174,7 +180,17 @@ impl DiskFile for File {
     }
 
     fn write(&mut self, at: u64, bytes: &[u8]) -> io::Result<()> {
-        self.write_all_at(bytes, at)
+        let mut place = at;
+        for piece in bytes.chunks(STEP) {
+            self.write_all_at(piece, place)?;
+            if piece.len() == STEP {
+                // The disk begins with it while the rest is being copied, so that the fsync has little left to wait for.
+                // That it cannot is no harm.
+                fadvise(&*self, place, NonZero::new(STEP as u64), Advice::DontNeed).unwrap_or_default();
+            }
+            place += piece.len() as u64;
+        }
+        Ok(())
     }
 
     fn cut(&mut self, length: u64) -> io::Result<()> {

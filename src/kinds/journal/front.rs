@@ -54,6 +54,8 @@ pub(super) struct Front {
     waiting: Group,
     /// Bytes that are on their way to the disk.
     under_way: usize,
+    /// Whether the disk takes frames sooner than they can be packed.
+    quick: bool,
     /// Sequence of the frame that is being filled.
     next: u64,
     durable: u64,
@@ -73,6 +75,7 @@ impl Front {
             span: Span::default(),
             waiting: Group::default(),
             under_way: 0,
+            quick: false,
             next: last + 1,
             durable: last,
             standing,
@@ -87,6 +90,21 @@ impl Front {
     /// Bytes that its buffers hold on to.
     pub(super) fn held(&self) -> usize {
         self.records.capacity() + self.waiting.bytes.capacity()
+    }
+
+    /// Bytes that are on their way to the disk.
+    pub(super) fn under_way(&self) -> usize {
+        self.under_way
+    }
+
+    /// Whether the disk takes frames sooner than they can be packed.
+    pub(super) fn disk_is_quick(&mut self, quick: bool) {
+        self.quick = quick;
+    }
+
+    /// What may wait, in bytes.
+    pub(super) fn waiting_bytes(&self) -> usize {
+        self.options.waiting_bytes
     }
 
     /// Sequence of the last frame that anything was taken into.
@@ -266,14 +284,14 @@ impl Front {
             latest: self.span.latest,
             ..FrameHead::default()
         };
-        // Packing is free while nobody waits for this frame, or while the disk is what everybody waits for. In between,
+        // Packing is free while nobody waits for this frame, or while a slow disk is what everybody waits for. In between,
         // when full frames come as fast as they are made, it would only make them come slower.
         let pack = match self.options.pack {
             Pack::Never => false,
             Pack::Always => true,
             Pack::WherePays => {
                 let behind = self.under_way > 0 && self.waiting.bytes.len() >= self.options.waiting_bytes / 4;
-                behind || self.records.len() < self.options.frame_bytes
+                (behind && !self.quick) || self.records.len() < self.options.frame_bytes
             }
         };
         let before = self.waiting.bytes.len();

@@ -132,6 +132,21 @@ impl Writer {
         back + self.front().held()
     }
 
+    /// Bytes that were taken and are not durable.
+    pub fn under_way(&self) -> usize {
+        self.front().under_way()
+    }
+
+    /// Says whether the disk has taken frames sooner than they can be packed: then frames for which it is waited are not.
+    pub fn disk_is_quick(&self, quick: bool) {
+        self.front().disk_is_quick(quick);
+    }
+
+    /// What may wait for the disk, in bytes.
+    pub fn waiting_bytes(&self) -> usize {
+        self.front().waiting_bytes()
+    }
+
     /// How far each partition is, what waits for the disk included.
     pub fn reached(&self) -> Checkpoint {
         self.front().standing().reached.clone()

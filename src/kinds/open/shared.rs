@@ -97,8 +97,8 @@ impl Reader {
         let (lineage, own) = (pipeline.src.kind().to_string(), keys.clone());
         // LIMIT: room is made by whole segments that are closed, so that of a small journal a sixteenth is one.
         let segment_bytes = (pipeline.journal.max_bytes / 16).clamp(4 << 20, 64 << 20);
-        // LIMIT: waiting for the disk it may take this twice over, once more than is being written.
-        let waiting_bytes = (config.memory_of_one() / 8).clamp(1 << 20, 16 << 20);
+        // LIMIT: what is being written, and as much that is made meanwhile.
+        let waiting_bytes = (config.memory_of_one() / 8).clamp(1 << 20, 32 << 20);
         let wanted = Wanted {
             name: name.to_owned(),
             names: pipeline.shares.clone(),

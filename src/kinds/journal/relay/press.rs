@@ -5,11 +5,17 @@
 
 use std::io;
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::error::{Error, Result};
 use crate::kinds::journal::Writer;
+
+/// LIMIT: what a core packs a second, in bytes. A disk that takes more is not waited for any shorter when frames are packed.
+const PACKING: f64 = 400e6;
+/// LIMIT: bytes of a group that says how quick the disk is; of fewer it is the fsync that takes the time.
+const TELLING: usize = 1 << 20;
 
 /// A thread that waits for disks.
 pub(super) struct Press {
@@ -34,7 +40,7 @@ impl Press {
         let (answer, went) = bounded(1);
         let writer = writer.clone();
         let work = move || {
-            while told.recv().is_ok() && answer.send(writer.put()).is_ok() {}
+            while told.recv().is_ok() && answer.send(put(&writer)).is_ok() {}
         };
         let thread = std::thread::Builder::new().name("journal-disk".into()).spawn(work)?;
         Ok(Self { go: Some(go), went, busy: false, thread: Some(thread) })
@@ -78,4 +84,14 @@ impl Press {
         let said = self.went.recv();
         self.ended(said)
     }
+}
+
+/// Writes what was taken, and notes how quick the disk is.
+fn put(writer: &Writer) -> Result<u64> {
+    let (bytes, began) = (writer.under_way(), Instant::now());
+    let last = writer.put()?;
+    if bytes >= TELLING {
+        writer.disk_is_quick(bytes as f64 / began.elapsed().as_secs_f64() > PACKING);
+    }
+    Ok(last)
 }

@@ -32,6 +32,10 @@ const SPARE: u64 = 8;
 /// LIMIT: bytes of pages after which it is looked again; little beside the smallest `max_bytes`.
 const ROOM_EVERY: u64 = 4 << 20;
 
+/// LIMIT: bytes of batches that take the disk longer than it takes to wake who writes them, so that it is worth being there
+/// for the next ones meanwhile.
+const MANY: usize = 256 << 10;
+
 /// What is to be written.
 pub(super) enum Order {
     /// A batch of the tail, with its number.
@@ -52,10 +56,6 @@ pub(super) enum Step {
     /// It ends with this head; whole, or given up.
     End(u64, Checkpoint, bool),
 }
-
-/// LIMIT: bytes of batches after which a group is begun although more would be there at once: enough that an fsync costs
-/// little, and little beside what may wait.
-const GROUP: usize = 4 << 20;
 
 /// What shares one fsync.
 #[derive(Default)]
@@ -128,6 +128,9 @@ impl Scribe {
 
     fn run(mut self) -> Result<Writer> {
         self.show();
+        // LIMIT: bytes of batches after which a group is begun although more is there: an fsync costs little beside them, and
+        // as much can be made while they are written.
+        let group = self.writer.waiting_bytes() / 2;
         loop {
             if self.tidied.elapsed() >= TIDY_EVERY {
                 self.tidy()?;
@@ -148,11 +151,12 @@ impl Scribe {
                 default(TIDY_EVERY.saturating_sub(self.tidied.elapsed())) => {}
             }
             let more = !self.orders.is_empty();
-            if !self.round.any || self.press.is_busy() || (more && self.round.bytes < GROUP) {
+            if !self.round.any || self.press.is_busy() || (more && self.round.bytes < group) {
                 continue;
             }
+            let many = self.round.bytes >= MANY;
             self.begin();
-            if more {
+            if more || many {
                 self.press.begin();
             } else {
                 let ended = self.writer.put().map(drop);
