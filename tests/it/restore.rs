@@ -163,8 +163,13 @@ impl Past {
 
     /// Aims at a destination; more keys may follow.
     pub fn aim(&self, dst: &Db, rest: &str) {
+        self.aim_at(&dst.yaml(), rest);
+    }
+
+    /// The same at a value of `dst:`.
+    pub fn aim_at(&self, dst: &str, rest: &str) {
         let journal = "{ enabled: true, snapshot_every: 2s }";
-        let yaml = format!("name: s\nsrc: {}\ndst: {}\njournal: {journal}\n{rest}\n", self.gone, dst.yaml());
+        let yaml = format!("name: s\nsrc: {}\ndst: {dst}\njournal: {journal}\n{rest}\n", self.gone);
         self.site.configure(&yaml);
     }
 

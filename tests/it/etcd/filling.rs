@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::etcd::{self, Etcd};
+use crate::support::etcd::{self, Etcd, Release, Setup};
 use crate::support::etcddb::{EtcdDb, Lines, assert_near, lines};
 use crate::support::pg;
 use crate::support::program::Site;
@@ -58,14 +58,8 @@ fn copy(what: &str, src: &str, expected: &dyn Fn() -> Lines, change: &dyn Fn(), 
     sink.delete("/apps/foo0");
     sink.put("/apps/fop", b"meddled with");
     assert_eq!(site.run("verify", &[]).code, Some(4));
-    if src.contains("type: etcd") {
-        // A copy mends what it finds, too, and needs no stream of its source.
-        site.done("clone", &[]);
-        assert_eq!(site.done("verify", &[])["equal"], true);
-    } else {
-        let repaired = site.done("verify", &["--repair"]);
-        assert_eq!(repaired["equal"], true, "{repaired}");
-    }
+    let repaired = site.done("verify", &["--repair"]);
+    assert_eq!(repaired["equal"], true, "{repaired}");
     assert_near(&expected(), &sink.dump(), false);
     let status = site.status();
     assert_eq!(status["state"], "stopped", "{status}");
@@ -174,6 +168,83 @@ fn a_backend_is_followed_into_etcd_and_what_expires_never_comes_back() {
     assert!(program.stop(PATIENCE).success(), "{}", site.log());
     let checked = site.run("check", &[]);
     assert_eq!(checked.code, Some(0), "{}{}", checked.stdout, checked.stderr);
+}
+
+#[cfg(feature = "journal")]
+#[test]
+fn the_past_is_restored_and_replayed_into_etcd_and_nothing_reminds_of_it() {
+    use crate::restore::{Db, Past};
+    let folder = tempfile::tempdir().unwrap();
+    let source = Db::Sqlite(SqliteDb::create(folder.path().join("src"), &items(200)));
+    let past = Past::made("restore-into-etcd", source, 3, Db::write);
+    let server: &'static Etcd = Box::leak(Box::new(Etcd::start("past", Release::New, &Setup::default())));
+    let sink = EtcdDb::empty(server, "past");
+    past.aim_at(&sink.yaml(), "");
+    let (first, last) = (&past.moments[0], &past.moments[2]);
+    past.site.done("restore", &["--at", &first.at]);
+    assert_near(&readable(&first.lines), &sink.dump(), false);
+    assert_eq!(server.dump("/driftless/"), [], "nothing reminds of it");
+    past.site.done("replay", &["--from", &first.at, "--until", &last.at, "--force"]);
+    assert_near(&readable(&last.lines), &sink.dump(), false);
+    assert_eq!(server.dump("/driftless/"), []);
+    // A destination that holds something is not written over, unless somebody insists.
+    let refused = past.site.run("restore", &["--at", &first.at]);
+    assert_eq!(refused.code, Some(2), "{}", refused.stderr);
+    assert_near(&readable(&last.lines), &sink.dump(), false);
+}
+
+/// Puts so many items in one transaction.
+fn put_at_once(source: &PgDb, count: usize, value: &str) {
+    source.run(&format!(
+        "insert into kv (key, value, expires, revision) select ('/one/' || n)::bytea, '{value}'::bytea, null, gen_random_uuid() \
+         from generate_series(1, {count}) n on conflict (key) do update set value = excluded.value"
+    ));
+}
+
+#[test]
+fn a_transaction_that_fits_is_never_seen_in_part_and_one_that_does_not_is_counted_and_told() {
+    let source = PgDb::create(pg::primary(), "whole_into_etcd", &items(30));
+    let sink = EtcdDb::empty(etcd::sink(), "whole");
+    let listen = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // Little memory: a transaction comes in several batches.
+    let site =
+        site(&sink, &format!("{{ type: postgresql, conn_string: {:?} }}", source.url()), &format!("listen: {listen}"));
+    let program = site.start("run", &[]);
+    site.until_caught_up(PATIENCE);
+    put_at_once(&source, 100, &"0".repeat(500));
+    site.until_caught_up(PATIENCE);
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let seen = std::thread::scope(|scope| {
+        let watch = scope.spawn(|| {
+            let mut seen = std::collections::BTreeSet::new();
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                let values: std::collections::BTreeSet<Vec<u8>> =
+                    sink.server.dump(&format!("{}/one/", sink.prefix)).into_iter().map(|row| row.value).collect();
+                assert_eq!(values.len(), 1, "a transaction of a hundred changes is seen in part");
+                seen.extend(values);
+            }
+            seen.len()
+        });
+        for round in 1..30 {
+            put_at_once(&source, 100, &round.to_string().repeat(500));
+        }
+        site.until_caught_up(PATIENCE);
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        watch.join().unwrap()
+    });
+    assert!(seen > 5, "{seen}");
+    let split = || {
+        let page = crate::support::program::get(listen, "/metrics").unwrap();
+        let line = page.lines().find(|line| line.starts_with("driftless_split_transactions_total")).map(str::to_owned);
+        line.map_or(0, |line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap())
+    };
+    assert_eq!(split(), 0);
+    put_at_once(&source, 1_000, "many");
+    site.until_caught_up(PATIENCE);
+    assert_eq!(sink.server.dump(&format!("{}/one/", sink.prefix)).len(), 1_000);
+    assert_eq!(split(), 1);
+    assert_eq!(site.log().matches("larger than the sink takes at once").count(), 1, "{}", site.log());
+    assert!(program.stop(PATIENCE).success());
 }
 
 fn hex(text: &str) -> String {
