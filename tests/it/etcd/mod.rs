@@ -5,6 +5,7 @@ mod contracts;
 mod copying;
 mod filling;
 mod following;
+mod past;
 mod reading;
 mod writing;
 
