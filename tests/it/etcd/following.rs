@@ -491,6 +491,43 @@ fn a_log_in_that_runs_out_is_made_again() {
     }
 }
 
+#[test]
+fn check_says_what_compaction_does_to_a_copy_without_a_journal() {
+    let source = EtcdDb::create(etcd::source(), "unkept", &items(5));
+    let yaml = source.yaml();
+    let case = Case::with("unkept", source, &yaml, "journal: { enabled: false }\n");
+    let said = |case: &Case| {
+        let checked = case.site.run("check", &[]);
+        format!("{}{}", checked.stdout, checked.stderr)
+    };
+    assert!(said(&case).contains("if the cluster compacts its history"), "{}", said(&case));
+    let dst = format!("{{ type: sqlite, path: {:?} }}", case.sink.folder.display().to_string());
+    case.site.configure(&format!("src: {yaml}\ndst: {dst}\n"));
+    assert!(!said(&case).contains("if the cluster compacts its history"), "{}", said(&case));
+}
+
+/// The only peer's address begins to lead to another cluster while it is followed.
+#[test]
+fn another_cluster_that_takes_the_place_of_one_that_is_followed_is_a_gap_that_is_healed() {
+    let (first, second) = (own("replaced-1", Release::New, &[]), own("replaced-2", Release::New, &[]));
+    let source = EtcdDb::create(first, "replaced", &items(30));
+    source.put("/only/first", b"1");
+    let other = EtcdDb { server: second, prefix: source.prefix.clone() };
+    other.put("/only/second", b"1");
+    let (way, prefix) = (Proxy::to(first.port), source.prefix.clone());
+    let src = format!("{{ type: etcd, peers: [{:?}], prefix: {prefix:?} }}", way.url());
+    let case = Case::with("replaced", source, &src, "");
+    let mut program = case.site.start("run", &[]);
+    case.consistent();
+    assert!(case.has("/only/first"));
+    way.lead_to(second.port);
+    case.site.until("it is healed", PATIENCE, |_| case.has("/only/second") && !case.has("/only/first"));
+    assert!(program.is_running());
+    assert!(program.stop(PATIENCE).success(), "{}", case.site.log());
+    first.kill();
+    second.kill();
+}
+
 /// A cluster that was restored from a backup is behind the stream, or another one.
 #[test]
 fn another_cluster_under_the_same_address_is_a_gap_that_is_healed() {
