@@ -198,7 +198,8 @@ impl Refresh {
     fn answered(&mut self, lease: i64, told: Result<Told>, now: Instant, wall: i64) -> Result<()> {
         let told = match told {
             Ok(told) => told,
-            Err(error) if error.fault() == Fault::Config && !self.nameless => {
+            // Some of its keys are somebody else's, or there are more than one answer holds.
+            Err(error) if matches!(error.fault(), Fault::Config | Fault::Rejected) && !self.nameless => {
                 self.nameless = true;
                 self.due.failed(lease, now);
                 return Ok(());
