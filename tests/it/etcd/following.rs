@@ -417,7 +417,7 @@ fn another_leader_is_followed_and_what_it_gave_to_leases_is_told() {
     members.iter().for_each(Etcd::stop);
 }
 
-fn leader(members: &[Etcd]) -> usize {
+pub fn leader(members: &[Etcd]) -> usize {
     let mut found = None;
     until("somebody leads", || {
         found = members.iter().position(|member| {

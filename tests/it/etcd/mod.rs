@@ -1,5 +1,6 @@
 //! The kind etcd against real servers of both versions.
 
+mod chaos;
 mod connecting;
 mod contracts;
 mod copying;
