@@ -89,6 +89,14 @@ async fn of_keys(cluster: &Cluster, live: &Live, found: &mut Vec<Remark>) {
             format!("there is no key under {:?}", options.prefix),
             "`prefix` must be that of the program which writes there; in Teleport's own it is storage.prefix",
         )),
+        Ok((count, _)) if options.role == Role::Source && !options.journaled => found.push(Remark::new(
+            Level::Warning,
+            format!(
+                "there is no journal, and {count} keys are to be copied: if the cluster compacts its history before that is \
+                 done, what happened meanwhile is a gap, and all is compared once more"
+            ),
+            "leave `enabled` of `journal` out, or compact less often (--auto-compaction-retention) than the copy takes",
+        )),
         Ok(_) => {}
         Err(error) => found.push(Remark::new(Level::Error, error.to_string(), "")),
     }

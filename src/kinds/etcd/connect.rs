@@ -102,9 +102,14 @@ impl Cluster {
         for step in 0..endpoints.len() {
             let index = (state.next + step) % endpoints.len();
             let Some(endpoint) = endpoints.get(index) else { continue };
-            let met = self.meet(endpoint, user.as_ref()).await.and_then(|live| same_cluster(&state, live));
+            let met =
+                self.meet(endpoint, user.as_ref()).await.and_then(|live| same_cluster(&state, live, endpoints.len()));
             match met {
                 Ok(mut live) => {
+                    // Of another cluster under the address of the only peer nothing is known.
+                    if state.cluster.is_some_and(|known| known != live.cluster) {
+                        self.0.leases.forget();
+                    }
                     state.made += 1;
                     live.number = state.made;
                     (state.next, state.cluster) = (index, Some(live.cluster));
@@ -233,10 +238,11 @@ impl Cluster {
     }
 }
 
-/// Refuses a member of another cluster.
-fn same_cluster(state: &State, live: Live) -> Result<Live> {
+/// Refuses a member of another cluster. Behind the address of an only peer there may be another one by now, which nobody can
+/// mistake for a slip of configuration.
+fn same_cluster(state: &State, live: Live, peers: usize) -> Result<Live> {
     match state.cluster {
-        Some(known) if known != live.cluster => Err(Error::config(format!(
+        Some(known) if known != live.cluster && peers > 1 => Err(Error::config(format!(
             "connect to etcd: peers answer for two clusters ({known:016x} and {:016x}); name the members of one",
             live.cluster
         ))),

@@ -45,6 +45,11 @@ impl Memory {
     pub(super) fn new(budget: u32) -> Self {
         Self { pace: Mutex::new(Pace::new(budget)), known: Mutex::default(), term: AtomicU64::new(0) }
     }
+
+    /// Nothing that was known is good any more.
+    pub(super) fn forget(&self) {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +92,7 @@ impl Leases {
         // ORDERING: Relaxed: who hears of a term late asks late, which is what happens without a header, too.
         let before = memory.term.fetch_max(term, Ordering::Relaxed);
         if before != 0 && before < term {
-            memory.known.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            memory.forget();
         }
     }
 

@@ -41,6 +41,8 @@ pub struct Options {
     pub max_message: Option<usize>,
     /// Questions about leases in a second.
     pub lease_budget: u32,
+    /// Whether what happens during the first copy is kept in a journal.
+    pub journaled: bool,
 }
 
 impl Options {
@@ -59,6 +61,7 @@ impl Options {
             dial_timeout: Duration::from_secs(5),
             max_message: None,
             lease_budget: 500,
+            journaled: true,
         }
     }
 }

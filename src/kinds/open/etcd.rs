@@ -23,6 +23,7 @@ fn options(wanted: Wanted<'_>, keys: &Etcd, side: Side) -> Options {
     options.dial_timeout = keys.dial_timeout;
     options.max_message = keys.max_message;
     options.lease_budget = keys.lease_budget;
+    options.journaled = super::shared::is_journaled(wanted.pipeline);
     options
 }
 

@@ -132,6 +132,65 @@ fn a_cluster_is_followed_into_postgresql() {
     assert!(program.stop(PATIENCE).success(), "{}", site.log());
 }
 
+/// Keys of one cluster into another prefix of another, of either version, in both layouts; a transaction is never seen in part.
+#[test]
+fn a_cluster_is_followed_into_another_one() {
+    for (name, from, to) in [("to-new", etcd::old(), etcd::sink()), ("to-old", etcd::source(), etcd::old())] {
+        let source = EtcdDb::create(from, "follow_etcd", &items(200));
+        let sink = EtcdDb::empty(to, "followed");
+        let site = Site::watched(
+            &format!("etcd-run-{name}"),
+            &format!("name: {name}\nsrc: {}\ndst: {}\n", source.yaml(), sink.yaml()),
+        );
+        let program = site.start("run", &[]);
+        change(&source, 1);
+        site.until("it is consistent", PATIENCE, |status| status["consistent"] == true);
+        change(&source, 2);
+        settle(&source, || sink.dump(), false);
+        let begun = Instant::now();
+        let txn: Vec<_> = (0..100).map(|n| (source.stored(&format!("/whole/{n}")), value("v"))).collect();
+        source.server.write(&txn);
+        let prefix = format!("{}/whole/", sink.prefix);
+        let mut seen = std::collections::BTreeSet::new();
+        while seen.last() != Some(&100) && begun.elapsed() < PATIENCE {
+            seen.insert(to.dump(&prefix).len());
+        }
+        assert!(seen.iter().all(|count| [0, 100].contains(count)), "never in part: {seen:?}");
+        let verdict = site.done("verify", &[]);
+        assert_eq!(verdict["equal"], true, "{verdict}\n{}", site.log());
+        assert!(program.stop(PATIENCE).success(), "{}", site.log());
+    }
+}
+
+/// What somebody keeps alive at the source lives in a copy whose own leases would have ended long ago.
+#[test]
+fn a_lease_that_is_kept_alive_lives_on_in_another_cluster() {
+    let source = EtcdDb::create(etcd::source(), "alive_etcd", &items(10));
+    let sink = EtcdDb::empty(etcd::sink(), "alive_copy");
+    let server = source.server;
+    let lease = server.grant(8);
+    server.write_leased(&[(source.stored("/alive"), value("v"), Some(&lease))]);
+    let mut keeper = server.ctl_command(&["lease", "keep-alive", &lease]);
+    let mut keeper = keeper.stdout(std::process::Stdio::null()).spawn().unwrap();
+    let site = Site::watched(
+        "etcd-run-alive-copy",
+        &format!("name: alive-copy\nsrc: {}\ndst: {}\n", source.yaml(), sink.yaml()),
+    );
+    let program = site.start("run", &[]);
+    site.until("it is consistent", PATIENCE, |status| status["consistent"] == true);
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(pick(45, 120)) {
+        let held = sink.dump();
+        let line = held.get(&hex(b"/alive")).unwrap_or_else(|| panic!("it ended in the copy\n{}", site.log()));
+        assert!(line.1.is_some_and(|at| at > now_us()), "it has an expiry: {line:?}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    keeper.kill().unwrap();
+    keeper.wait().unwrap();
+    until("it ends in the copy", || !sink.dump().contains_key(&hex(b"/alive")));
+    assert!(program.stop(PATIENCE).success(), "{}", site.log());
+}
+
 fn own(name: &str, release: Release, options: &[&str]) -> &'static Etcd {
     Box::leak(Box::new(Etcd::start(name, release, &Setup { options, ..Setup::default() })))
 }
@@ -281,31 +340,43 @@ fn a_lease_that_somebody_keeps_alive_never_ends_at_the_sink() {
     server.stop();
 }
 
-/// A lease is kept alive while nobody follows: its keys are read again before the copy is said to be consistent.
+/// Leases are kept alive while nobody follows: all keys are read again before the copy is said to be consistent, however long
+/// that takes.
 #[test]
 fn after_a_start_all_leases_are_read_before_it_is_consistent() {
+    const LEASES: usize = 8;
     let server = own("sweep", Release::New, &[]);
-    let case = Case::new("sweep", EtcdDb::create(server, "sweep", &items(20)));
-    let lease = server.grant(4);
-    server.write_leased(&[(case.source.stored("/leased"), value("v"), Some(&lease))]);
-    let keep = |times: usize| {
-        for _ in 0..times {
-            server.ctl(&["lease", "keep-alive", "--once", &lease]);
-            std::thread::sleep(Duration::from_secs(1));
-        }
-    };
+    let source = EtcdDb::create(server, "sweep", &items(5));
+    let src = source.yaml().replace(" }", ", lease_budget: 2 }");
+    let case = Case::with("sweep", source, &src, "");
+    let leases: Vec<String> = (0..LEASES).map(|_| server.grant(10)).collect();
+    for (n, lease) in leases.iter().enumerate() {
+        server.write_leased(&[(case.source.stored(&format!("/leased/{n}")), value("v"), Some(lease))]);
+    }
+    let stop = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
-        scope.spawn(|| keep(15));
-        let program = case.site.start("run", &[]);
-        case.consistent();
-        assert!(program.stop(PATIENCE).success(), "{}", case.site.log());
-        let told = expiry(&case, "/leased").unwrap();
-        until("what was told has passed", || now_us() > told + 500_000);
-        let program = case.site.start("run", &[]);
-        // What the last process left behind says that it was consistent, too.
-        case.site.until("it follows again", PATIENCE, |status| status["state"] == "following");
-        assert!(expiry(&case, "/leased").is_some_and(|at| at > now_us()), "{}", case.site.log());
-        assert!(program.stop(PATIENCE).success(), "{}", case.site.log());
+        scope.spawn(|| {
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                for lease in &leases {
+                    drop(server.try_ctl(&["lease", "keep-alive", "--once", lease]));
+                }
+                std::thread::sleep(Duration::from_secs(1));
+            }
+        });
+        let told = || (0..LEASES).map(|n| expiry(&case, &format!("/leased/{n}"))).collect::<Vec<_>>();
+        let follow = || {
+            let program = case.site.start("run", &[]);
+            // What the last process left behind says that it was consistent, too.
+            case.site.until("it follows", PATIENCE, |status| status["state"] == "following");
+            let (at, now) = (told(), now_us());
+            assert!(program.stop(PATIENCE).success(), "{}", case.site.log());
+            (at, now)
+        };
+        let (first, _) = follow();
+        until("all that was told has passed", || first.iter().flatten().all(|at| now_us() > at + 500_000));
+        let (second, now) = follow();
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(second.iter().all(|at| at.is_some_and(|at| at > now)), "{second:?} at {now}\n{}", case.site.log());
     });
     server.stop();
 }
@@ -346,7 +417,7 @@ fn another_leader_is_followed_and_what_it_gave_to_leases_is_told() {
     members.iter().for_each(Etcd::stop);
 }
 
-fn leader(members: &[Etcd]) -> usize {
+pub fn leader(members: &[Etcd]) -> usize {
     let mut found = None;
     until("somebody leads", || {
         found = members.iter().position(|member| {
@@ -377,11 +448,12 @@ fn a_silent_way_is_given_up_for_another_peer() {
     until("it arrives", || case.has("/before"));
     first.set(Weather::Silent);
     case.source.put("/behind/silence", b"1");
-    until("it arrives by the other way", || case.has("/behind/silence"));
+    case.site.until("it arrives by the other way", PATIENCE, |_| case.has("/behind/silence"));
     assert!(case.site.log().contains("a watch was lost"), "{}", case.site.log());
     case.settle();
     assert!(program.stop(PATIENCE).success(), "{}", case.site.log());
-    server.stop();
+    // In order it would wait for the end of connections that nobody ends.
+    server.kill();
 }
 
 #[test]
@@ -429,6 +501,43 @@ fn a_log_in_that_runs_out_is_made_again() {
         assert!(program.stop(PATIENCE).success(), "{}", case.site.log());
         server.stop();
     }
+}
+
+#[test]
+fn check_says_what_compaction_does_to_a_copy_without_a_journal() {
+    let source = EtcdDb::create(etcd::source(), "unkept", &items(5));
+    let yaml = source.yaml();
+    let case = Case::with("unkept", source, &yaml, "journal: { enabled: false }\n");
+    let said = |case: &Case| {
+        let checked = case.site.run("check", &[]);
+        format!("{}{}", checked.stdout, checked.stderr)
+    };
+    assert!(said(&case).contains("if the cluster compacts its history"), "{}", said(&case));
+    let dst = format!("{{ type: sqlite, path: {:?} }}", case.sink.folder.display().to_string());
+    case.site.configure(&format!("src: {yaml}\ndst: {dst}\n"));
+    assert!(!said(&case).contains("if the cluster compacts its history"), "{}", said(&case));
+}
+
+/// The only peer's address begins to lead to another cluster while it is followed.
+#[test]
+fn another_cluster_that_takes_the_place_of_one_that_is_followed_is_a_gap_that_is_healed() {
+    let (first, second) = (own("replaced-1", Release::New, &[]), own("replaced-2", Release::New, &[]));
+    let source = EtcdDb::create(first, "replaced", &items(30));
+    source.put("/only/first", b"1");
+    let other = EtcdDb { server: second, prefix: source.prefix.clone() };
+    other.put("/only/second", b"1");
+    let (way, prefix) = (Proxy::to(first.port), source.prefix.clone());
+    let src = format!("{{ type: etcd, peers: [{:?}], prefix: {prefix:?} }}", way.url());
+    let case = Case::with("replaced", source, &src, "");
+    let mut program = case.site.start("run", &[]);
+    case.consistent();
+    assert!(case.has("/only/first"));
+    way.lead_to(second.port);
+    case.site.until("it is healed", PATIENCE, |_| case.has("/only/second") && !case.has("/only/first"));
+    assert!(program.is_running());
+    assert!(program.stop(PATIENCE).success(), "{}", case.site.log());
+    first.kill();
+    second.kill();
 }
 
 /// A cluster that was restored from a backup is behind the stream, or another one.

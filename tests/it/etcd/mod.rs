@@ -1,10 +1,12 @@
 //! The kind etcd against real servers of both versions.
 
+mod chaos;
 mod connecting;
 mod contracts;
 mod copying;
 mod filling;
 mod following;
+mod past;
 mod reading;
 mod writing;
 

@@ -77,6 +77,36 @@ fn kills_postgresql_to_etcd() {
     route("postgresql→etcd", &source, &Side::etcd(crate::support::etcd::sink(), "kills_pe"));
 }
 
+/// A cluster of its own: others are not to suffer from its compactions.
+#[cfg(feature = "etcd")]
+fn etcd_source(hint: &str, release: crate::support::etcd::Release) -> Side {
+    use crate::support::etcd::{Etcd, Setup};
+    let server = Box::leak(Box::new(Etcd::start(hint, release, &Setup::default())));
+    Side::etcd_with(server, "kills", &items(pick(3_000, 100_000)))
+}
+
+#[cfg(feature = "etcd")]
+#[test]
+fn kills_etcd_to_sqlite() {
+    let folder = tempfile::tempdir().unwrap();
+    let sink = Side::sqlite(&folder.path().join("dst"), None);
+    route("etcd→sqlite", &etcd_source("kills-es", crate::support::etcd::Release::Old), &sink);
+}
+
+#[cfg(feature = "etcd")]
+#[test]
+fn kills_etcd_to_postgresql() {
+    let sink = Side::pg(pg::secondary(), "kills_ep", None);
+    route("etcd→postgresql", &etcd_source("kills-ep", crate::support::etcd::Release::New), &sink);
+}
+
+#[cfg(feature = "etcd")]
+#[test]
+fn kills_etcd_to_etcd() {
+    use crate::support::etcd::Release::New;
+    route("etcd→etcd", &etcd_source("kills-ee", New), &Side::etcd(crate::support::etcd::sink(), "kills_ee"));
+}
+
 struct Case {
     site: Site,
     listen: SocketAddr,
@@ -279,7 +309,10 @@ impl Case {
                 }
             }
             #[cfg(feature = "etcd")]
-            Side::Etcd(..) => panic!("no route begins here"),
+            Side::Etcd(db, _) => {
+                db.server.put("/somebody/else", "1");
+                db.server.compact();
+            }
         }
     }
 }

@@ -70,6 +70,32 @@ fn routes_postgresql_to_etcd() {
     route("postgresql→etcd", &source, &etcd_sinks("pe"));
 }
 
+#[cfg(feature = "etcd")]
+fn etcd_source(hint: &str) -> Side {
+    Side::etcd_with(crate::support::etcd::source(), hint, &items(count()))
+}
+
+#[cfg(feature = "etcd")]
+#[test]
+fn routes_etcd_to_sqlite() {
+    let folder = tempfile::tempdir().unwrap();
+    let sinks = [folder.path().join("cloned"), folder.path().join("run")].map(|path| Side::sqlite(&path, None));
+    route("etcd→sqlite", &etcd_source("routes_es"), &sinks);
+}
+
+#[cfg(feature = "etcd")]
+#[test]
+fn routes_etcd_to_postgresql() {
+    let sinks = ["routes_ep_clone", "routes_ep_run"].map(|hint| Side::pg(pg::secondary(), hint, None));
+    route("etcd→postgresql", &etcd_source("routes_ep"), &sinks);
+}
+
+#[cfg(feature = "etcd")]
+#[test]
+fn routes_etcd_to_etcd() {
+    route("etcd→etcd", &etcd_source("routes_ee"), &etcd_sinks("ee"));
+}
+
 /// The file as Teleport's documentation has it.
 fn published(source: &Side, sink: &Side) -> String {
     format!(
@@ -143,6 +169,13 @@ fn change(source: &Side) {
             db.put(&item("/gone/and/back", "second"));
         }
         #[cfg(feature = "etcd")]
-        Side::Etcd(..) => panic!("no route begins here"),
+        Side::Etcd(db, _) => {
+            db.put("/new/one", b"1");
+            db.put("/apps/foo", b"changed");
+            db.delete("/apps/foo/bar");
+            db.put("/gone/and/back", b"first");
+            db.delete("/gone/and/back");
+            db.put("/gone/and/back", b"second");
+        }
     }
 }

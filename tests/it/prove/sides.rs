@@ -20,7 +20,7 @@ use crate::support::teleport::{Item, PgDb, SqliteDb, assert_same, now_us, uuid};
 pub enum Side {
     Sqlite(Arc<SqliteDb>),
     Pg(Arc<PgDb>),
-    /// Only a destination here. Whoever writes there comes by the proxy, whoever looks does not.
+    /// driftless comes by the proxy, whoever looks or writes beside it does not.
     #[cfg(feature = "etcd")]
     Etcd(Arc<EtcdDb>, Arc<Proxy>),
 }
@@ -49,6 +49,12 @@ impl Side {
         Self::Etcd(Arc::new(EtcdDb::empty(server, hint)), Arc::new(Proxy::to(server.port)))
     }
 
+    /// The same, with these items.
+    #[cfg(feature = "etcd")]
+    pub fn etcd_with(server: &'static Etcd, hint: &str, items: &[Item]) -> Self {
+        Self::Etcd(Arc::new(EtcdDb::create(server, hint, items)), Arc::new(Proxy::to(server.port)))
+    }
+
     /// The value of `src:` or `dst:`.
     pub fn yaml(&self) -> String {
         match self {
@@ -71,12 +77,12 @@ impl Side {
     }
 
     /// How many items are there that a Teleport on this sink can read.
-    pub fn count(&self, sink: &Self) -> usize {
-        match sink {
-            #[cfg(feature = "etcd")]
-            Self::Etcd(..) => self.lines().len(),
-            _ => self.dump(now_us()).len(),
+    pub fn count(&self, #[cfg_attr(not(feature = "etcd"), expect(unused_variables))] sink: &Self) -> usize {
+        #[cfg(feature = "etcd")]
+        if matches!(self, Self::Etcd(..)) || matches!(sink, Self::Etcd(..)) {
+            return self.lines().len();
         }
+        self.dump(now_us()).len()
     }
 
     /// What a Teleport on etcd could read of it.
@@ -91,8 +97,12 @@ impl Side {
     /// Fails unless this source's items and no others are in the sink, as their own tools show them.
     pub fn assert_in(&self, sink: &Self) {
         #[cfg(feature = "etcd")]
-        if matches!(sink, Self::Etcd(..)) {
-            return assert_near(&self.lines(), &sink.lines(), false);
+        match (self, sink) {
+            (_, Self::Etcd(..)) => return assert_near(&self.lines(), &sink.lines(), false),
+            (Self::Etcd(..), _) => {
+                return assert_near(&self.lines(), &lines(&sink.dump(now_us())), matches!(sink, Self::Sqlite(_)));
+            }
+            _ => {}
         }
         let now = now_us();
         assert_same(&self.dump(now), &sink.dump(now));
@@ -199,6 +209,10 @@ impl Writer {
         let (stop, versions) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (side, told, count) = (side.clone(), Arc::clone(&stop), Arc::clone(&versions));
         let thread = std::thread::spawn(move || {
+            #[cfg(feature = "etcd")]
+            if let Side::Etcd(db, _) = &side {
+                return write_to_etcd(db, &told, &count, pause);
+            }
             let mut client = side.client();
             let mut input = client.stdin.take().unwrap();
             let mut n = 0u64;
@@ -236,6 +250,38 @@ impl Writer {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.take().unwrap().join().unwrap();
         self.versions.load(Ordering::Relaxed)
+    }
+}
+
+/// What [`Writer`] does, with an etcd client: each turn is one transaction.
+#[cfg(feature = "etcd")]
+fn write_to_etcd(db: &EtcdDb, told: &AtomicBool, count: &AtomicU64, pause: Duration) {
+    use base64::Engine as _;
+    use etcd_client::{Client, Txn, TxnOp};
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut client = runtime.block_on(Client::connect([db.server.url()], None)).unwrap();
+    let put = |key: &str, value: &str| {
+        TxnOp::put(db.stored(key), base64::engine::general_purpose::STANDARD.encode(value), None)
+    };
+    let mut n = 0u64;
+    while !told.load(Ordering::Relaxed) {
+        n += 1;
+        let value = format!("v{n:012}");
+        let mut turn: Vec<TxnOp> =
+            ["a", "b"].iter().map(|half| put(&format!("/hot/{:03}/{half}", n as usize % PAIRS), &value)).collect();
+        turn.push(put(&format!("/churn/{}", n % 97), &format!("planted-{n}")));
+        if n % 97 != (n * 7) % 97 {
+            turn.push(TxnOp::delete(db.stored(&format!("/churn/{}", (n * 7) % 97)), None));
+        }
+        if n.is_multiple_of(4) {
+            turn.push(put(&format!("/once/{n}"), &format!("planted-{n}")));
+            if n.is_multiple_of(8) && n > 80 {
+                turn.push(TxnOp::delete(db.stored(&format!("/once/{}", n - 80)), None));
+            }
+        }
+        runtime.block_on(client.txn(Txn::new().and_then(turn))).unwrap();
+        count.store(n, Ordering::Relaxed);
+        std::thread::sleep(pause);
     }
 }
 

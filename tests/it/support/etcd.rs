@@ -518,6 +518,7 @@ pub enum Weather {
 pub struct Proxy {
     pub port: u16,
     weather: Arc<Mutex<Weather>>,
+    target: Arc<Mutex<u16>>,
 }
 
 impl Proxy {
@@ -527,12 +528,15 @@ impl Proxy {
         let port = listener.local_addr().unwrap().port();
         let weather = Arc::new(Mutex::new(Weather::Fair));
         let shared = Arc::clone(&weather);
+        let target = Arc::new(Mutex::new(target));
+        let aim = Arc::clone(&target);
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 if *shared.lock().unwrap() == Weather::Cut {
                     continue;
                 }
-                let Ok(server) = TcpStream::connect(("127.0.0.1", target)) else { continue };
+                let there = *aim.lock().unwrap();
+                let Ok(server) = TcpStream::connect(("127.0.0.1", there)) else { continue };
                 // A way that is not there on purpose must not wait for more bytes.
                 drop((client.set_nodelay(true), server.set_nodelay(true)));
                 for (from, to) in [(&client, &server), (&server, &client)] {
@@ -542,7 +546,16 @@ impl Proxy {
                 }
             }
         });
-        Self { port, weather }
+        Self { port, weather, target }
+    }
+
+    /// From now on the way leads to another port; open connections end.
+    pub fn lead_to(&self, target: u16) {
+        *self.target.lock().unwrap() = target;
+        self.set(Weather::Cut);
+        // As long as each end of a connection needs to notice.
+        std::thread::sleep(Duration::from_millis(200));
+        self.set(Weather::Fair);
     }
 
     /// Changes the weather, for open connections too.

@@ -133,7 +133,7 @@ impl Link {
 
 /// What the server says when it ends a watch; only its own fixed sentences are repeated.
 pub(super) fn refused(why: &str) -> Error {
-    let why = if why.starts_with("etcdserver: ") || why.starts_with("rpc error") { why } else { "it does not say why" };
+    let why = why.find("etcdserver: ").and_then(|at| why.get(at..)).unwrap_or("it does not say why");
     if why.contains("permission denied") {
         return Error::config(format!("{ATTEMPT}: the user may not read the keys under `prefix`: {why}"));
     }

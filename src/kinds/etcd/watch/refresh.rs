@@ -182,11 +182,8 @@ impl Refresh {
                 for (lease, ends) in &ends {
                     self.due.told(*lease, *ends, now, wall);
                 }
-                let newest = |row: &PbKeyValue| {
-                    row.mod_revision <= place && touched.get(&row.key).is_none_or(|at| *at <= row.mod_revision)
-                };
                 let told = |row: &PbKeyValue| matches!(ends.get(&row.lease), Some(Ends::At(..)));
-                let rows = rows.into_iter().filter(|row| newest(row) && told(row)).collect();
+                let rows = rows.into_iter().filter(|row| is_newest(row, place, &touched) && told(row)).collect();
                 Ok(Some(Rows { rows, ends }))
             }
             // The errand is still there.
@@ -201,7 +198,8 @@ impl Refresh {
     fn answered(&mut self, lease: i64, told: Result<Told>, now: Instant, wall: i64) -> Result<()> {
         let told = match told {
             Ok(told) => told,
-            Err(error) if error.fault() == Fault::Config && !self.nameless => {
+            // Some of its keys are somebody else's, or there are more than one answer holds.
+            Err(error) if matches!(error.fault(), Fault::Config | Fault::Rejected) && !self.nameless => {
                 self.nameless = true;
                 self.due.failed(lease, now);
                 return Ok(());
@@ -250,6 +248,12 @@ impl Refresh {
     }
 }
 
+/// Whether a row that was read is the newest of its key where the stream is: `touched` is what the stream brought since the
+/// reading began.
+fn is_newest(row: &PbKeyValue, place: i64, touched: &HashMap<Vec<u8>, i64>) -> bool {
+    row.mod_revision <= place && touched.get(&row.key).is_none_or(|at| *at <= row.mod_revision)
+}
+
 async fn ask(reader: &Reader, leases: Vec<i64>, keys: bool) -> Found {
     let asked = leases.into_iter().map(|lease| async move {
         let told = reader.leases.ask(lease, keys).await.map(|(_, told)| told);
@@ -270,4 +274,22 @@ async fn walk(reader: &Reader, from: &[u8], only: Option<&BTreeSet<i64>>) -> Res
     });
     let ends = reader.leases.ends(&rows.iter().map(|row| row.lease).collect()).await?;
     Ok(Found::Rows(Rows { rows, ends }, left))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_enters_only_where_it_is_the_newest_of_its_key() {
+        let row = |mod_revision| PbKeyValue { key: b"k".to_vec(), mod_revision, ..PbKeyValue::default() };
+        let touched = |at: i64| HashMap::from([(b"k".to_vec(), at)]);
+        let none = HashMap::new();
+        assert!(is_newest(&row(7), 7, &none) && is_newest(&row(7), 9, &none));
+        assert!(!is_newest(&row(7), 6, &none), "the stream has yet to bring it");
+        assert!(!is_newest(&row(7), 9, &touched(8)), "it was written, or removed, since");
+        assert!(is_newest(&row(7), 9, &touched(7)), "the stream has just brought it");
+        assert!(is_newest(&row(7), 9, &touched(5)), "the stream has brought what came before it");
+        assert!(is_newest(&row(7), 9, &HashMap::from([(b"other".to_vec(), 9)])));
+    }
 }
