@@ -71,10 +71,7 @@ const QUIET: &[(u16, u16)] = &[(4, 31), (5, 13)];
 const DEFECTS: &[(&[(u16, u16)], &str)] = &[
     (PROGRESS, "a progress notification may run ahead of the events"),
     (&[(4, 25), (5, 8)], "a watch may see old events again after its member was away"),
-    (
-        QUIET,
-        "a watch that is slow may lose events at a compaction, and a quiet one is not told of progress",
-    ),
+    (QUIET, "a watch that is slow may lose events at a compaction, and a quiet one is not told of progress"),
     (&[(4, 34), (5, 16)], "a watch may lose a delete that is compacted at once"),
     (&[(4, 36), (5, 18)], "a watch that begins where the history is compacted may miss a delete"),
 ];
@@ -117,7 +114,9 @@ mod tests {
 
     #[test]
     fn a_quiet_watch_is_told_of_progress_by_newer_servers() {
-        for (version, told) in [("3.4.30", false), ("3.4.31", true), ("3.5.12", false), ("3.5.13", true), ("3.6.0", true)] {
+        for (version, told) in
+            [("3.4.30", false), ("3.4.31", true), ("3.5.12", false), ("3.5.13", true), ("3.6.0", true)]
+        {
             assert_eq!(of(version).tells_quiet_watches(), told, "{version}");
         }
     }

@@ -313,8 +313,7 @@ fn after_a_start_all_leases_are_read_before_it_is_consistent() {
 /// A new leader gives leases their whole time again, and says nothing.
 #[test]
 fn another_leader_is_followed_and_what_it_gave_to_leases_is_told() {
-    let members: &'static Vec<Etcd> =
-        Box::leak(Box::new(Etcd::cluster("leaders", Release::New, &Setup::default())));
+    let members: &'static Vec<Etcd> = Box::leak(Box::new(Etcd::cluster("leaders", Release::New, &Setup::default())));
     let source = EtcdDb::create(&members[0], "leaders", &items(100));
     let peers: Vec<String> = members.iter().map(Etcd::url).collect();
     let src = format!("{{ type: etcd, peers: {peers:?}, prefix: {:?} }}", source.prefix);

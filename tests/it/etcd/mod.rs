@@ -3,8 +3,8 @@
 mod connecting;
 mod contracts;
 mod copying;
-mod following;
 mod filling;
+mod following;
 mod reading;
 mod writing;
 

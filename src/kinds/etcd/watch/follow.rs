@@ -188,7 +188,8 @@ impl Follower {
                         Err(error) => return self.lost(error).await,
                     }
                     if self.batch.as_ref().is_some_and(|batch| batch.bytes() < self.pool.batch_bytes()) {
-                        next = self.link.next().now_or_never().map(|answer| answer.and_then(|answer| self.hear(answer)));
+                        next =
+                            self.link.next().now_or_never().map(|answer| answer.and_then(|answer| self.hear(answer)));
                     }
                 }
             }

@@ -216,8 +216,7 @@ impl Refresh {
             return Ok(());
         }
         if !self.nameless {
-            let keys: Vec<Vec<u8>> =
-                told.keys.into_iter().filter(|key| self.reader.keys.key(key).is_some()).collect();
+            let keys: Vec<Vec<u8>> = told.keys.into_iter().filter(|key| self.reader.keys.key(key).is_some()).collect();
             if !keys.is_empty() {
                 self.errands.push_back(Errand::Keys(lease, told.ends, keys));
             }
