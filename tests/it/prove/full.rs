@@ -232,11 +232,16 @@ impl Case {
         self.unready().is_some_and(|page| page.contains("paused, no room"))
     }
 
-    /// Writes until there is no room, as both pipelines say.
+    /// Writes until there is no room, as is said at once in the log, and within a second or two by both pipelines.
     fn fill_up(&mut self) {
-        while !self.is_paused() {
+        while !self.site.log().contains(WAITS) {
             assert!(self.rows >> 10 < 4 * u64::from(DISK_MIB), "the disk is never full\n{}", self.log(0));
             self.write();
+        }
+        let deadline = Instant::now() + PATIENCE;
+        while !self.is_paused() {
+            assert!(Instant::now() < deadline, "not paused: {:?}\n{}", self.unready(), self.log(0));
+            std::thread::sleep(Duration::from_millis(20));
         }
     }
 
