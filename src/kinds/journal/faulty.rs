@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Duration;
 
 use super::files::{Disk, DiskFile};
 
@@ -26,6 +27,8 @@ struct State {
     broken_writes: bool,
     /// Each fsync waits.
     held: bool,
+    /// How long each read takes.
+    slow: Duration,
     waiting: usize,
     syncs: usize,
     /// What was done, in order: `sync 000…1.segment`, `remove …`.
@@ -66,6 +69,11 @@ impl Faulty {
     pub(super) fn hold(&self, held: bool) {
         self.state().held = held;
         self.0.1.notify_all();
+    }
+
+    /// From now on each read takes this long.
+    pub(super) fn slow(&self, each: Duration) {
+        self.state().slow = each;
     }
 
     /// Waits until somebody waits for an fsync that is held.
@@ -185,6 +193,8 @@ impl DiskFile for Open {
     }
 
     fn read(&self, at: u64, into: &mut [u8]) -> io::Result<usize> {
+        let slow = self.disk.state().slow;
+        std::thread::sleep(slow);
         let state = self.disk.state();
         let rest = state.files[self.file].now.get(at as usize..).unwrap_or(&[]);
         let count = rest.len().min(into.len());

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 
 use super::hub::Hub;
 use super::ring::Slot;
@@ -44,6 +44,9 @@ pub(super) struct Journal<'r> {
 /// A piece that is being read from the journal.
 type Reading = JoinHandle<(Box<Behind>, Batch, Result<Given>)>;
 
+/// The way back into the journal, which is being looked for.
+type Opening = JoinHandle<Result<Box<Behind>>>;
+
 /// A tail that shares its reader with others.
 pub(super) struct Follower {
     hub: Arc<Hub>,
@@ -54,6 +57,8 @@ pub(super) struct Follower {
     keys: Keys,
     place: Place,
     reading: Option<Reading>,
+    /// Stays where whoever asked is interrupted: begun anew each time, it might never come to an end.
+    opening: Option<Opening>,
     /// What was given, or had before.
     given: Checkpoint,
     /// What it had before is counted from there, whatever the journal counts from.
@@ -83,6 +88,7 @@ impl Follower {
             keys: journal.keys.clone(),
             place: Place::Nowhere,
             reading: None,
+            opening: None,
             given: from.clone(),
             aliases: Vec::new(),
             aside: None,
@@ -92,7 +98,7 @@ impl Follower {
         let found = tokio::task::spawn_blocking(move || aliases(&disk, &keys, &place, through)).await;
         let found = found.map_err(|_| Error::bug("look around in the journal: it has panicked"))?;
         follower.aliases = found.map_err(lost)?;
-        let behind = follower.fall_back().await?;
+        let behind = opened(follower.fall_back().await)?;
         let cursor = Cursor { name: name.to_owned(), sequence: behind.reader.needs(), moved: 0, outrun: false };
         let disk = Arc::clone(journal.disk);
         let registered = tokio::task::spawn_blocking(move || cursor.write(&*disk)).await;
@@ -109,6 +115,11 @@ impl Follower {
                     return Ok(batch);
                 }
                 continue;
+            }
+            if let Some(opening) = self.opening.as_mut() {
+                let ended = opening.await;
+                self.opening = None;
+                self.place = Place::Disk(opened(ended)?);
             }
             match std::mem::replace(&mut self.place, Place::Nowhere) {
                 Place::Memory(number) => {
@@ -140,7 +151,7 @@ impl Follower {
                 Ok(Some(own))
             }
             Slot::Gone => {
-                self.place = Place::Disk(self.fall_back().await?);
+                self.opening = Some(self.fall_back());
                 Ok(None)
             }
             Slot::Coming => {
@@ -218,19 +229,20 @@ impl Follower {
 }
 
 impl Follower {
-    /// A place in the journal, behind what was given. Borrows nothing while it waits, as a reader is not to be shared.
-    fn fall_back(&self) -> impl Future<Output = Result<Box<Behind>>> + Send + use<> {
+    /// Has a place in the journal looked for, behind what was given.
+    fn fall_back(&self) -> Opening {
         let (last, through) = self.hub.durable();
         let (disk, keys, given) = (Arc::clone(&self.disk), self.keys.clone(), self.given.clone());
         let aside = self.aside.clone();
-        async move {
-            let open = move || Reader::at_checkpoint_near(disk, keys, &given, aside.as_ref());
-            let opened = tokio::task::spawn_blocking(open).await;
-            let opened = opened.map_err(|_| Error::bug("open the journal for reading: it has panicked"))?;
-            let reader = opened.map_err(lost)?;
+        tokio::task::spawn_blocking(move || {
+            let reader = Reader::at_checkpoint_near(disk, keys, &given, aside.as_ref())?;
             Ok(Box::new(Behind { reader, through, then: last + 1 }))
-        }
+        })
     }
+}
+
+fn opened(ended: Result<Result<Box<Behind>>, JoinError>) -> Result<Box<Behind>> {
+    ended.map_err(|_| Error::bug("open the journal for reading: it has panicked"))?.map_err(lost)
 }
 
 /// What is damaged in the journal is lost for those who are not past it, as if the source had forgotten it: it is said, and

@@ -424,3 +424,30 @@ async fn what_is_made_while_a_group_is_on_its_way_to_the_disk_is_given_once_and_
     let reached = crate::kinds::journal::reached(&(Arc::new(disk) as Arc<dyn Disk>), &Keys::default()).unwrap();
     assert_eq!(number(&reached), a_has);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_who_falls_back_on_a_slow_disk_gets_on_although_he_is_interrupted_all_the_time() {
+    let (source, disk) = (Numbers::new(), Faulty::default());
+    let relay = Relay::new(Arc::new(source.clone()), wanted(&disk, Ack::Sink, &["a", "b"]));
+    let mut a = relay.source("a").tail(&at(0), &pool()).await.unwrap();
+    let mut b = relay.source("b").tail(&at(0), &pool()).await.unwrap();
+    source.write(3);
+    take(a.as_mut(), 0, 3).await;
+    take(b.as_mut(), 0, 3).await;
+    // It waits in memory, for what is dropped from there before it comes again.
+    assert!(tokio::time::timeout(Duration::from_millis(20), b.next()).await.is_err(), "nothing follows");
+    source.write(1000);
+    take(a.as_mut(), 3, 1003).await;
+    disk.slow(Duration::from_millis(5));
+    let until = tokio::time::Instant::now() + LONG;
+    let batch = loop {
+        if let Ok(batch) = tokio::time::timeout(Duration::from_millis(1), b.next()).await {
+            break batch.unwrap();
+        }
+        assert!(tokio::time::Instant::now() < until, "it begins anew each time");
+    };
+    assert_eq!(std::str::from_utf8(batch.row(0).body).unwrap(), "value-4");
+    disk.slow(Duration::ZERO);
+    let given = number(&[(partition(), batch.upto().clone())].into_iter().collect());
+    take(b.as_mut(), given, 1003).await;
+}
