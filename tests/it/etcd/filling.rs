@@ -326,6 +326,44 @@ fn lanes_are_divided_anew_and_nothing_is_lost() {
 }
 
 #[test]
+fn a_check_says_what_a_destination_lacks_and_what_it_takes_and_writes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let sqlite = SqliteDb::create(folder.path().join("src"), &items(50));
+    let server = Etcd::start("checked", Release::New, &Setup::default());
+    server.ask_for_users("writer", "/checked/", true);
+    let password = folder.path().join("password");
+    std::fs::write(&password, etcd::PASSWORD).unwrap();
+    let site = Site::new(
+        "etcd-check",
+        &format!(
+            "name: checked\nsrc: {{ type: sqlite, path: {:?} }}\n\
+             dst: {{ type: etcd, peers: [{:?}], prefix: /checked/, username: writer, password_file: {password:?} }}\n",
+            sqlite.folder.display().to_string(),
+            server.url()
+        ),
+    );
+    let said = |code: i32| {
+        let checked = site.run("check", &[]);
+        let said = format!("{}{}", checked.stdout, checked.stderr);
+        assert_eq!(checked.code, Some(code), "{said}");
+        said
+    };
+    let root = format!("root:{}", etcd::PASSWORD);
+    let revision = || server.ctl(&["--user", &root, "get", "/", "-w", "json"]);
+    let before = revision();
+    let lacks = said(1);
+    assert!(lacks.contains("driftless' own records") && lacks.contains("/driftless/"), "{lacks}");
+    assert!(!lacks.contains(etcd::PASSWORD));
+    assert_eq!(site.run("clone", &[]).code, Some(2), "a missing permission is for a person to mend");
+    server.ctl(&["--user", &root, "role", "grant-permission", "writer", "--prefix=true", "readwrite", "/driftless/"]);
+    let fine = said(0);
+    assert!(fine.contains("128 operations and 1536 KiB"), "{fine}");
+    let revision_of = |said: &str| said.split("\"revision\":").nth(1).map(|rest| rest[..3].to_owned());
+    assert_eq!(revision_of(&before), revision_of(&revision()), "nothing was written");
+    site.done("clone", &[]);
+}
+
+#[test]
 fn members_of_a_destination_die_and_come_back_and_nothing_is_lost() {
     let folder = tempfile::tempdir().unwrap();
     let sqlite = SqliteDb::create(folder.path().join("src"), &items(500));
