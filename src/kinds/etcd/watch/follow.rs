@@ -140,6 +140,9 @@ impl Follower {
     }
 
     async fn follow(&mut self) -> Stop {
+        // A cluster may be quiet for ever, and whoever waits for a place must not wait with it.
+        let stands = self.base.clone();
+        self.begun().await.mark(stands);
         loop {
             if let Err(stop) = self.step().await {
                 return stop;
