@@ -108,7 +108,7 @@ impl Follower {
         let now = Instant::now();
         shared.complain(link.complaint.clone());
         Self {
-            health: Health::new(now, link.assembler.place(), link.answering),
+            health: Health::new(now, link.assembler.place(), link.answering, link.reaching),
             wanted: shared.wanted(),
             refresh: Refresh::new(&reader),
             term: reader.leases.term(),
@@ -116,8 +116,9 @@ impl Follower {
             table: Arc::default(),
             looking: None,
             batch: None,
+            // A clock that was set back does not take the stream back.
+            stamp: place::time(&from),
             base: from,
-            stamp: 0,
             counted: now,
             reader,
             shared,
@@ -286,7 +287,7 @@ impl Follower {
                 Ok(link) => {
                     self.shared.complain(link.complaint.clone());
                     let now = Instant::now();
-                    self.health = Health::new(now, place, link.answering);
+                    self.health = Health::new(now, place, link.answering, link.reaching);
                     self.health.want(now, *self.wanted.borrow());
                     self.link = link;
                     return Ok(());
