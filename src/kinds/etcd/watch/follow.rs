@@ -279,7 +279,7 @@ impl Follower {
     async fn reconnect(&mut self, why: &Error) -> Result<(), Stop> {
         telemetry::watch_lost(&self.reader.cluster.options().stream, why);
         self.hand_on().await?;
-        self.reader.cluster.forget(&self.link.live).await;
+        self.reader.cluster.forget(&self.link.live);
         let (begun, place) = (Instant::now(), self.link.assembler.place());
         let mut pause = Duration::from_millis(50);
         loop {

@@ -72,13 +72,13 @@ impl Link {
                 }
                 Ok(Made::Refused(why)) => {
                     refusals += 1;
-                    reader.cluster.forget(&live).await;
+                    reader.cluster.forget(&live);
                     if refusals > if safe { 1 } else { 2 } {
                         return Err(refused(&why));
                     }
                 }
                 Err(error) => {
-                    reader.cluster.forget(&live).await;
+                    reader.cluster.forget(&live);
                     return Err(error);
                 }
             }
