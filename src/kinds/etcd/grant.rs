@@ -2,11 +2,12 @@
 //!
 //! Instants are collected in buckets of five seconds, and the lease of a bucket is granted so that it ends at the bucket's
 //! end or up to a second later. So no key expires early, and with what asking a source's lease adds none more than ten seconds
-//! late. A lease is used for new keys for a short while only, because a new leader gives every lease its whole time again and
-//! tells nobody. None is ever kept alive, nor revoked: a late commit may still put keys under it, and a lease that nobody
-//! uses ends by itself.
+//! late. A new leader gives every lease its whole time again and tells nobody; so a lease is used for new keys for a short
+//! while only, and under one leader, and [`super::mend`] puts keys right. None is ever kept alive, nor revoked: a late commit
+//! may still put keys under it, and a lease that nobody uses ends by itself.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -23,8 +24,11 @@ const BUCKET: i64 = 5;
 /// LIMIT: how long a lease is used for new keys. Heartbeats fill a bucket within its own length; a first copy uses the few
 /// leases of each instant again and again while it lasts.
 const USED_FOR: Duration = Duration::from_secs(60);
-/// LIMIT: leases that are remembered, some 50 bytes each; beyond it all are forgotten, and granted again where they are needed.
+/// LIMIT: leases that are remembered for new keys, some 50 bytes each; beyond it all are forgotten, and granted again where
+/// they are needed.
 const REMEMBERED: usize = 20_000;
+/// LIMIT: leases that are remembered until they end, some 50 bytes each; what is beyond it lives longer after an election.
+const KEPT: usize = 100_000;
 /// LIMIT: grants that are on their way at once. Each is a write at the cluster, which writes many of them together.
 const AT_ONCE: usize = 32;
 /// The longest that etcd grants, in seconds.
@@ -52,18 +56,58 @@ fn seconds(bucket: Bucket, now: Micros) -> i64 {
 pub struct Grants {
     cluster: Cluster,
     known: Mutex<HashMap<Bucket, Granted>>,
+    /// Each lease with the end that it should have, and the term in which it was last seen to have it.
+    kept: Mutex<HashMap<i64, (Bucket, u64)>>,
+    /// The newest term of the cluster's leaders that was seen.
+    term: AtomicU64,
 }
 
 #[derive(Clone, Copy)]
 struct Granted {
     lease: i64,
     at: Instant,
+    term: u64,
 }
 
 impl Grants {
     /// At this cluster; nothing is granted yet.
     pub fn new(cluster: &Cluster) -> Self {
-        Self { cluster: cluster.clone(), known: Mutex::default() }
+        Self { cluster: cluster.clone(), known: Mutex::default(), kept: Mutex::default(), term: AtomicU64::new(0) }
+    }
+
+    /// An answer is of this term.
+    pub fn saw(&self, term: u64) {
+        // ORDERING: Relaxed, a number that only grows and guards nothing.
+        self.term.fetch_max(term, Ordering::Relaxed);
+    }
+
+    /// The leases that may have got more time than they should since `term` began, with the end that each should have.
+    pub fn suspects(&self, term: u64) -> Vec<(i64, Bucket)> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.iter().filter(|(_, (_, seen))| *seen < term).map(|(lease, (bucket, _))| (*lease, *bucket)).collect()
+    }
+
+    /// A lease ends when it should, as far as `term` goes.
+    pub fn is_right(&self, lease: i64, term: u64) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, seen)) = kept.get_mut(&lease) {
+            *seen = (*seen).max(term);
+        }
+    }
+
+    /// No key is under a lease any more.
+    pub fn is_empty(&self, lease: i64) {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(&lease);
+    }
+
+    fn keep(&self, lease: i64, bucket: Bucket, term: u64, now: Micros) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() >= KEPT {
+            kept.retain(|_, (bucket, _)| *bucket > now / SECOND);
+        }
+        if kept.len() < KEPT {
+            kept.insert(lease, (bucket, term));
+        }
     }
 
     /// A lease for each of these buckets.
@@ -74,9 +118,11 @@ impl Grants {
         }
         let mut missing = Vec::new();
         {
-            let (known, now) = (self.lock(), Instant::now());
+            // ORDERING: Relaxed, see `saw`.
+            let (known, now, term) = (self.lock(), Instant::now(), self.term.load(Ordering::Relaxed));
+            let usable = |granted: &&Granted| now.duration_since(granted.at) < USED_FOR && granted.term >= term;
             for bucket in buckets {
-                match known.get(bucket).filter(|granted| now.duration_since(granted.at) < USED_FOR) {
+                match known.get(bucket).filter(usable) {
                     Some(granted) => drop(leases.insert(*bucket, granted.lease)),
                     None => missing.push(*bucket),
                 }
@@ -94,13 +140,15 @@ impl Grants {
 
     /// A grant whose answer is lost is asked for again: the first one ends by itself.
     async fn grant(&self, bucket: Bucket) -> Result<(Bucket, i64)> {
-        let at = Instant::now();
-        let seconds = seconds(bucket, wall()?);
+        let (at, now) = (Instant::now(), wall()?);
+        let seconds = seconds(bucket, now);
         let answer = self
             .cluster
             .ask("grant a lease", |mut live| async move { live.client.lease_grant(seconds, None).await })
             .await?;
-        let lease = answer.id();
+        let (lease, term) = (answer.id(), answer.header().map_or(0, etcd_client::ResponseHeader::raft_term));
+        self.saw(term);
+        self.keep(lease, bucket, term, now);
         let mut known = self.lock();
         if known.len() >= REMEMBERED {
             known.retain(|_, granted| at.duration_since(granted.at) < USED_FOR);
@@ -108,7 +156,7 @@ impl Grants {
         if known.len() >= REMEMBERED {
             known.clear();
         }
-        known.insert(bucket, Granted { lease, at });
+        known.insert(bucket, Granted { lease, at, term });
         Ok((bucket, lease))
     }
 

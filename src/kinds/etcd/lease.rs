@@ -155,7 +155,7 @@ impl Leases {
 
 /// The whole seconds that a lease has left, below zero if there is none. A leader that has just been elected has not set the
 /// end yet, and says a number beyond all that was granted.
-fn left(told: i64, granted: i64) -> i64 {
+pub(super) fn left(told: i64, granted: i64) -> i64 {
     if told < 0 { -1 } else { told.min(granted) }
 }
 

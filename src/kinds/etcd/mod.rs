@@ -17,7 +17,8 @@
 //! | `ledger` | what is remembered of a stream at a destination: keys, values; pure |
 //! | `sink`, `claim` | the control side of a destination: claim, inspect, beat, forget, one transaction each |
 //! | `writer`, `txn` | a lane: one transaction per commit; what changes become in it (pure) |
-//! | `grant`, `limits` | leases at a destination, one for many keys; what one transaction there can hold |
+//! | `grant`, `mend` | leases at a destination, one for many keys; keys whose lease an election has moved |
+//! | `limits` | what one transaction at a destination can hold |
 //!
 //! A source is only read: no lease there is ever granted, kept alive or revoked.
 
@@ -32,6 +33,7 @@ pub mod layout;
 pub mod lease;
 mod ledger;
 mod limits;
+mod mend;
 pub mod options;
 pub mod place;
 mod read;

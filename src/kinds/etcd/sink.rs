@@ -13,6 +13,7 @@ use super::grant::Grants;
 use super::layout::Keys;
 use super::ledger::Known;
 use super::limits::{Learned, limits};
+use super::mend::Mended;
 use super::writer::{EtcdWriter, Shared};
 use crate::model::{Claim, LaneRecord, StreamId, StreamRecord};
 use crate::sink::{Limits, Sink, Writer};
@@ -32,6 +33,7 @@ impl EtcdSink {
             keys: Keys::new(options.layout, options.prefix.as_bytes()),
             grants: Grants::new(cluster),
             learned: Learned::default(),
+            mended: Mended::default(),
             told: AtomicBool::new(false),
         };
         Self { shared: Arc::new(shared) }

@@ -10,8 +10,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use etcd_client::{Compare, CompareOp, Error as ClientError, Txn, TxnOp};
@@ -26,6 +26,7 @@ use super::layout::Keys;
 use super::lease::wall;
 use super::ledger::{self, Lane, LaneNames};
 use super::limits::{IN_FLIGHT, Learned, Takes};
+use super::mend::{self, Mended};
 use super::txn::Folded;
 use crate::error::{Error, Fault, Result};
 use crate::model::{Changes, Checkpoint, Claim, Commit, Standing};
@@ -42,6 +43,7 @@ pub struct Shared {
     pub keys: Keys,
     pub grants: Grants,
     pub learned: Learned,
+    pub mended: Mended,
     /// Whether it was told that empty values are left out.
     pub told: AtomicBool,
 }
@@ -71,6 +73,8 @@ struct Desk {
     born: i64,
     /// The highest number that was to be committed here.
     given: AtomicU64,
+    /// What goes on beside commits as long as this writer is there.
+    mending: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// What a transaction came to.
@@ -94,6 +98,7 @@ impl EtcdWriter {
             epoch: lane.epoch,
             born: lane.born,
             given: AtomicU64::new(lane.number),
+            mending: Mutex::default(),
         };
         let after = VecDeque::from([(lane.number, lane.checkpoint)]);
         Self { desk: Arc::new(desk), after, last: None }
@@ -143,6 +148,14 @@ impl Writer for EtcdWriter {
             result
         });
         Box::pin(UnderWay(task))
+    }
+}
+
+impl Drop for Desk {
+    fn drop(&mut self) {
+        if let Some(mending) = self.mending.get_mut().unwrap_or_else(PoisonError::into_inner) {
+            mending.abort();
+        }
     }
 }
 
@@ -243,14 +256,14 @@ impl Desk {
     /// Makes one transaction of operations, which lands only if the lane stands before this number.
     async fn compare(&self, number: u64, ops: Vec<TxnOp>) -> Result<Result<Sent, ClientError>> {
         let before = number.checked_sub(1).ok_or_else(|| Error::bug("commits are counted from 1"))?;
-        let compares = [
-            Compare::value(self.names.epoch(), CompareOp::Equal, ledger::text(self.epoch)),
-            Compare::create_revision(self.names.epoch(), CompareOp::Equal, self.born),
-            Compare::value(self.names.number(), CompareOp::Equal, ledger::text(before)),
-        ];
+        let [epoch, born] = self.fence();
+        let compares = [epoch, born, Compare::value(self.names.number(), CompareOp::Equal, ledger::text(before))];
         let looks = [TxnOp::get(self.names.epoch(), None), TxnOp::get(self.names.number(), None)];
         let txn = Txn::new().when(compares).and_then(ops).or_else(looks);
         let answer = self.shared.cluster.once(&self.attempt, |mut live| async move { live.kv.txn(txn).await }).await?;
+        if let Some(header) = answer.as_ref().ok().and_then(|answer| answer.header()) {
+            self.mend(header.raft_term());
+        }
         Ok(match answer {
             Ok(answer) if answer.succeeded() => Ok(Sent::Landed),
             Ok(answer) => {
@@ -261,6 +274,28 @@ impl Desk {
             }
             Err(error) => Err(error),
         })
+    }
+
+    /// Holds while nobody else has claimed the lane.
+    fn fence(&self) -> [Compare; 2] {
+        [
+            Compare::value(self.names.epoch(), CompareOp::Equal, ledger::text(self.epoch)),
+            Compare::create_revision(self.names.epoch(), CompareOp::Equal, self.born),
+        ]
+    }
+
+    /// Another leader may have given leases more time.
+    fn mend(&self, term: u64) {
+        self.shared.grants.saw(term);
+        if !self.shared.mended.begin(term) {
+            return;
+        }
+        let (shared, fence) = (Arc::clone(&self.shared), self.fence());
+        let mend = async move { mend::all(&shared.cluster, &shared.grants, &shared.mended, &fence, term).await };
+        let mut mending = self.mending.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(before) = mending.replace(tokio::spawn(mend)) {
+            before.abort();
+        }
     }
 
     /// The cluster did not take a transaction as such.

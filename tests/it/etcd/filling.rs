@@ -1,9 +1,10 @@
 //! The real program with an etcd destination, looked at by `etcdctl` alone: copies, follows, repairs.
 
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::support::etcd::{self, Etcd, Release, Setup};
-use crate::support::etcddb::{EtcdDb, Lines, assert_near, lines};
+use crate::support::etcddb::{EtcdDb, Lines, are_near, assert_near, lines};
 use crate::support::pg;
 use crate::support::program::Site;
 use crate::support::scale::{figure, pick};
@@ -207,32 +208,38 @@ fn a_transaction_that_fits_is_never_seen_in_part_and_one_that_does_not_is_counte
     let sink = EtcdDb::empty(etcd::sink(), "whole");
     let listen = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     // Little memory: a transaction comes in several batches.
-    let site =
-        site(&sink, &format!("{{ type: postgresql, conn_string: {:?} }}", source.url()), &format!("listen: {listen}"));
+    let site = site(
+        &sink,
+        &format!("{{ type: postgresql, conn_string: {:?} }}", source.url()),
+        &format!("memory: 16MiB\nlisten: {listen}"),
+    );
     let program = site.start("run", &[]);
     site.until_caught_up(PATIENCE);
-    put_at_once(&source, 100, &"0".repeat(500));
+    put_at_once(&source, 100, &"0".repeat(2_000));
     site.until_caught_up(PATIENCE);
-    let stop = std::sync::atomic::AtomicBool::new(false);
-    let seen = std::thread::scope(|scope| {
+    let (stop, seen) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
         let watch = scope.spawn(|| {
-            let mut seen = std::collections::BTreeSet::new();
-            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                let values: std::collections::BTreeSet<Vec<u8>> =
-                    sink.server.dump(&format!("{}/one/", sink.prefix)).into_iter().map(|row| row.value).collect();
+            let mut all = std::collections::BTreeSet::new();
+            while !stop.load(Ordering::Relaxed) {
+                let rows = sink.server.dump(&format!("{}/one/", sink.prefix));
+                let values: std::collections::BTreeSet<Vec<u8>> = rows.into_iter().map(|row| row.value).collect();
                 assert_eq!(values.len(), 1, "a transaction of a hundred changes is seen in part");
-                seen.extend(values);
+                all.extend(values);
+                seen.store(all.len(), Ordering::Relaxed);
             }
-            seen.len()
         });
-        for round in 1..30 {
-            put_at_once(&source, 100, &round.to_string().repeat(500));
+        for round in 1.. {
+            put_at_once(&source, 100, &format!("{round:04}").repeat(500));
+            if seen.load(Ordering::Relaxed) > 10 || watch.is_finished() || round == 1_000 {
+                break;
+            }
         }
         site.until_caught_up(PATIENCE);
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
-        watch.join().unwrap()
+        stop.store(true, Ordering::Relaxed);
+        watch.join().unwrap();
     });
-    assert!(seen > 5, "{seen}");
+    assert!(seen.load(Ordering::Relaxed) > 10, "too few looks to say anything");
     let split = || {
         let page = crate::support::program::get(listen, "/metrics").unwrap();
         let line = page.lines().find(|line| line.starts_with("driftless_split_transactions_total")).map(str::to_owned);
@@ -245,6 +252,146 @@ fn a_transaction_that_fits_is_never_seen_in_part_and_one_that_does_not_is_counte
     assert_eq!(split(), 1);
     assert_eq!(site.log().matches("larger than the sink takes at once").count(), 1, "{}", site.log());
     assert!(program.stop(PATIENCE).success());
+}
+
+#[test]
+fn a_cluster_is_followed_into_another_one_transaction_by_transaction() {
+    let (from, to) = (etcd::source(), etcd::sink());
+    let source = EtcdDb::create(from, "pair", &items(500));
+    let sink = EtcdDb::empty(to, "pair_of");
+    let site = site(&sink, &source.yaml(), "");
+    let program = site.start("run", &[]);
+    site.until_caught_up(PATIENCE);
+    let at_once = |round: usize| {
+        let value = Some(format!("{round:04}").repeat(100).into_bytes());
+        let stored =
+            |n: usize| (source.stored(&format!("/one/{n:03}")), value.as_ref().map(|v| etcd::base64(v).into()));
+        from.write(&(0..100).map(stored).collect::<Vec<_>>());
+    };
+    at_once(0);
+    site.until_caught_up(PATIENCE);
+    let (stop, seen) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        let watch = scope.spawn(|| {
+            let mut all = std::collections::BTreeSet::new();
+            while !stop.load(Ordering::Relaxed) {
+                let rows = to.dump(&format!("{}/one/", sink.prefix));
+                let values: std::collections::BTreeSet<Vec<u8>> = rows.into_iter().map(|row| row.value).collect();
+                assert_eq!(values.len(), 1, "a transaction of a hundred puts is seen in part");
+                all.extend(values);
+                seen.store(all.len(), Ordering::Relaxed);
+            }
+        });
+        for round in 1..=1_000 {
+            at_once(round);
+            if seen.load(Ordering::Relaxed) > 10 || watch.is_finished() {
+                break;
+            }
+        }
+        site.until_caught_up(PATIENCE);
+        stop.store(true, Ordering::Relaxed);
+        watch.join().unwrap();
+    });
+    assert!(seen.load(Ordering::Relaxed) > 10, "too few looks to say anything");
+    source.delete("/one/007");
+    site.until_caught_up(PATIENCE);
+    assert_near(&source.dump(), &sink.dump(), false);
+    assert_eq!(site.done("verify", &[])["equal"], true);
+    assert!(program.stop(PATIENCE).success(), "{}", site.log());
+}
+
+#[test]
+fn lanes_are_divided_anew_and_nothing_is_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let sqlite = SqliteDb::create(folder.path().join("src"), &items(500));
+    let sink = EtcdDb::empty(etcd::sink(), "lanes");
+    let src = format!("{{ type: sqlite, path: {:?} }}", sqlite.folder.display().to_string());
+    let site = site(&sink, &src, "lanes: 3\n");
+    for (round, lanes) in [3, 1, 4].into_iter().enumerate() {
+        let name = format!("into-{}", sink.prefix.trim_matches('/'));
+        site.configure(&format!("name: {name}\nsrc: {src}\ndst: {}\nlag_budget: 500ms\nlanes: {lanes}\n", sink.yaml()));
+        let program = site.start("run", &[]);
+        site.until_caught_up(PATIENCE);
+        for n in 0..60 {
+            sqlite.put(&item(&format!("/lane/{n}"), &format!("{round}"), None));
+        }
+        sqlite.delete(&format!("/lane/{round}"));
+        site.until_caught_up(PATIENCE);
+        assert_near(&readable(&sqlite.dump(now_us())), &sink.dump(), false);
+        assert!(program.stop(PATIENCE).success(), "{}", site.log());
+    }
+    let lanes = sink.server.dump(&format!("/driftless/lane/into-{}/", sink.prefix.trim_matches('/')));
+    let epochs = lanes.iter().filter(|row| row.key.ends_with(b"epoch")).count();
+    assert_eq!(epochs, 4, "nothing is left of earlier divisions");
+}
+
+#[test]
+fn a_check_says_what_a_destination_lacks_and_what_it_takes_and_writes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let sqlite = SqliteDb::create(folder.path().join("src"), &items(50));
+    let server = Etcd::start("checked", Release::New, &Setup::default());
+    server.ask_for_users("writer", "/checked/", true);
+    let password = folder.path().join("password");
+    std::fs::write(&password, etcd::PASSWORD).unwrap();
+    let site = Site::new(
+        "etcd-check",
+        &format!(
+            "name: checked\nsrc: {{ type: sqlite, path: {:?} }}\n\
+             dst: {{ type: etcd, peers: [{:?}], prefix: /checked/, username: writer, password_file: {password:?} }}\n",
+            sqlite.folder.display().to_string(),
+            server.url()
+        ),
+    );
+    let said = |code: i32| {
+        let checked = site.run("check", &[]);
+        let said = format!("{}{}", checked.stdout, checked.stderr);
+        assert_eq!(checked.code, Some(code), "{said}");
+        said
+    };
+    let root = format!("root:{}", etcd::PASSWORD);
+    let revision = || server.ctl(&["--user", &root, "get", "/", "-w", "json"]);
+    let before = revision();
+    let lacks = said(1);
+    assert!(lacks.contains("driftless' own records") && lacks.contains("/driftless/"), "{lacks}");
+    assert!(!lacks.contains(etcd::PASSWORD));
+    assert_eq!(site.run("clone", &[]).code, Some(2), "a missing permission is for a person to mend");
+    server.ctl(&["--user", &root, "role", "grant-permission", "writer", "--prefix=true", "readwrite", "/driftless/"]);
+    let fine = said(0);
+    assert!(fine.contains("128 operations and 1536 KiB"), "{fine}");
+    let revision_of = |said: &str| said.split("\"revision\":").nth(1).map(|rest| rest[..3].to_owned());
+    assert_eq!(revision_of(&before), revision_of(&revision()), "nothing was written");
+    site.done("clone", &[]);
+}
+
+#[test]
+fn members_of_a_destination_die_and_come_back_and_nothing_is_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let sqlite = SqliteDb::create(folder.path().join("src"), &items(500));
+    let members: &'static Vec<Etcd> = Box::leak(Box::new(Etcd::cluster("members", Release::New, &Setup::default())));
+    let peers: Vec<String> = members.iter().map(Etcd::url).collect();
+    let yaml = format!(
+        "name: members\nsrc: {{ type: sqlite, path: {:?} }}\ndst: {{ type: etcd, peers: {peers:?}, prefix: /m/ }}\n",
+        sqlite.folder.display().to_string()
+    );
+    let site = Site::new("etcd-members", &yaml);
+    let program = site.start("run", &[]);
+    site.until_caught_up(PATIENCE);
+    for round in 0..6usize {
+        let member = &members[round % 3];
+        for n in 0..20 {
+            sqlite.put(&item(&format!("/hot/{n}"), &format!("{round}-{n}"), Some(now_us() + 600_000_000)));
+        }
+        member.kill();
+        sqlite.put(&item("/hot/1", &format!("{round} while one is away"), None));
+        site.until_caught_up(PATIENCE);
+        member.spawn();
+        member.wait_ready();
+    }
+    let sink = EtcdDb { server: &members[1], prefix: "/m/".into() };
+    // Each death was an election, which gave leases more time.
+    etcd::until("each key has its own end", || are_near(&readable(&sqlite.dump(now_us())), &sink.dump()));
+    assert!(program.stop(PATIENCE).success(), "{}", site.log());
+    members.iter().for_each(Etcd::stop);
 }
 
 fn hex(text: &str) -> String {

@@ -236,6 +236,45 @@ async fn a_lease_that_somebody_revoked_is_granted_anew_and_the_commit_lands() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn after_an_election_no_key_lives_longer_than_it_should() {
+    for release in [Release::New, Release::Old] {
+        let server = Etcd::start("elects", release, &Setup::default());
+        let rig = into(&server, |_| ());
+        let (_, mut writer) = rig.claim(None).await;
+        let names: Vec<String> = (0..30).map(|n| format!("/node/{n:02}")).collect();
+        let (begun, at) = (now(), now() + 600_000_000);
+        let rows: Vec<Change<'_>> = names.iter().map(|name| (Op::Put, name.as_str(), &b"v"[..], Some(at))).collect();
+        writer.commit(commit(1, &rows)).await.unwrap();
+        let before = server.dump(&rig.prefix);
+        let lease = before[0].lease;
+        etcd::until("some of its time is gone", || now() > begun + 9_000_000);
+        server.restart();
+        let reset = server.left(lease).unwrap();
+        assert!(reset > 597, "a new leader gives a lease its whole time: {reset}");
+        // One key is written meanwhile; an idle lane commits every two seconds, too.
+        let next = commit(2, &[(Op::Put, "/node/07", b"w", None)]);
+        let deadline = std::time::Instant::now() + Duration::from_secs(30);
+        while let Err(error) = writer.commit(Arc::clone(&next)).await {
+            assert!(error.fault() == Fault::Transient && std::time::Instant::now() < deadline, "{error}");
+        }
+        etcd::until("every key has its own end again", || {
+            let rows = server.dump(&rig.prefix);
+            rows.iter().all(|row| row.lease != lease)
+        });
+        for (row, old) in server.dump(&rig.prefix).iter().zip(&before) {
+            if row.key.ends_with(b"/07") {
+                assert_eq!((row.lease, &row.value), (0, &etcd::base64(b"w").into_bytes()));
+                continue;
+            }
+            assert_eq!(row.value, old.value);
+            let end = now() + server.left(row.lease).unwrap() * 1_000_000;
+            assert!((at - 1_000_000..=at + 8_000_000).contains(&end), "{} ms", (end - at) / 1000);
+        }
+        drop(writer);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_has_expired_by_the_time_it_is_written_is_removed_and_an_empty_value_is_left_out() {
     let server = etcd::sink();
     let rig = into(server, |_| ());

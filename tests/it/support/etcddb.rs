@@ -125,6 +125,13 @@ pub fn assert_near(source: &Lines, sink: &Lines, revisions: bool) {
     );
 }
 
+/// Whether keys and values are equal and expiries near.
+pub fn are_near(source: &Lines, sink: &Lines) -> bool {
+    let near = |a: Option<i128>, b: Option<i128>| a.zip(b).map_or(a == b, |(a, b)| (a - b).abs() <= NEAR_US);
+    let same = |key: &String| source.get(key).zip(sink.get(key)).is_some_and(|(a, b)| a.0 == b.0 && near(a.1, b.1));
+    source.len() == sink.len() && source.keys().all(same)
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
         write!(text, "{byte:02x}").unwrap();
