@@ -6,11 +6,10 @@
 //! decides what a lost answer means.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use etcd_client::{Channel, Client, ConnectOptions, Error as ClientError, KvClient};
-use tokio::sync::Mutex;
 use tokio::time::timeout;
 use tonic::transport::Endpoint;
 
@@ -93,19 +92,28 @@ impl Cluster {
 
     /// The live connection; makes one if there is none.
     pub async fn live(&self) -> Result<Live> {
-        let mut state = self.0.state.lock().await;
-        if let Some(live) = &state.live {
-            return Ok(live.clone());
-        }
+        // Never held while somebody is waited for: whoever asks may be left unpolled in between, and others must go on.
+        let (next, cluster) = {
+            let state = self.state();
+            if let Some(live) = &state.live {
+                return Ok(live.clone());
+            }
+            (state.next, state.cluster)
+        };
         let (endpoints, user) = (tls::endpoints(self.options())?, user(self.options())?);
         let mut worst: Option<Error> = None;
         for step in 0..endpoints.len() {
-            let index = (state.next + step) % endpoints.len();
+            let index = (next + step) % endpoints.len();
             let Some(endpoint) = endpoints.get(index) else { continue };
             let met =
-                self.meet(endpoint, user.as_ref()).await.and_then(|live| same_cluster(&state, live, endpoints.len()));
+                self.meet(endpoint, user.as_ref()).await.and_then(|live| same_cluster(cluster, live, endpoints.len()));
             match met {
                 Ok(mut live) => {
+                    let mut state = self.state();
+                    // Somebody was faster.
+                    if let Some(held) = &state.live {
+                        return Ok(held.clone());
+                    }
                     // Of another cluster under the address of the only peer nothing is known.
                     if state.cluster.is_some_and(|known| known != live.cluster) {
                         self.0.leases.forget();
@@ -127,9 +135,13 @@ impl Cluster {
         Err(worst.unwrap_or_else(|| Error::config("connect to etcd: no peer is named")))
     }
 
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Gives a connection up, so that the next question goes to another peer.
-    pub async fn forget(&self, live: &Live) {
-        let mut state = self.0.state.lock().await;
+    pub fn forget(&self, live: &Live) {
+        let mut state = self.state();
         if state.live.as_ref().is_some_and(|held| held.number == live.number) {
             state.live = None;
             state.next = (state.next + 1) % self.options().peers.len();
@@ -160,7 +172,7 @@ impl Cluster {
                 Ok(Err(error)) => fault(attempt, &error),
                 Err(_) => silent(attempt, PATIENCE),
             };
-            self.forget(&live).await;
+            self.forget(&live);
             if left == 0 {
                 return Err(failed);
             }
@@ -179,7 +191,7 @@ impl Cluster {
             Ok(answer) => return Ok(answer),
             Err(_) => silent(attempt, PATIENCE),
         };
-        self.forget(&live).await;
+        self.forget(&live);
         Err(failed)
     }
 
@@ -240,8 +252,8 @@ impl Cluster {
 
 /// Refuses a member of another cluster. Behind the address of an only peer there may be another one by now, which nobody can
 /// mistake for a slip of configuration.
-fn same_cluster(state: &State, live: Live, peers: usize) -> Result<Live> {
-    match state.cluster {
+fn same_cluster(cluster: Option<u64>, live: Live, peers: usize) -> Result<Live> {
+    match cluster {
         Some(known) if known != live.cluster && peers > 1 => Err(Error::config(format!(
             "connect to etcd: peers answer for two clusters ({known:016x} and {:016x}); name the members of one",
             live.cluster

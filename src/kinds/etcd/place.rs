@@ -21,6 +21,12 @@ pub fn between(revision: i64, at: Micros) -> Position {
     Position::at(format!("{revision:019}+{at:019}"))
 }
 
+/// The time of a position behind what leases told; 0 of any other.
+pub fn time(position: &Position) -> Micros {
+    let text = position.boundary().and_then(|text| std::str::from_utf8(text).ok());
+    text.and_then(|text| text.split_once('+')).and_then(|(_, at)| at.parse().ok()).unwrap_or(0)
+}
+
 /// The revision of a position; 0 at the start.
 pub fn revision(position: &Position) -> Result<i64> {
     let broken = || Error::corrupt("read a position of an etcd cluster: it is not a revision");
@@ -44,6 +50,7 @@ mod tests {
         assert_eq!(position(4711).to_string(), "@0000000000000004711");
         assert_eq!(between(4711, 5).to_string(), "@0000000000000004711+0000000000000000005");
         assert_eq!(revision(&between(4711, 5)).unwrap(), 4711);
+        assert_eq!([time(&between(4711, 5)), time(&position(4711)), time(&Position::Start)], [5, 0, 0]);
         assert_eq!(revision(&Position::Start).unwrap(), 0);
         assert!(revision(&Position::End).is_err());
         assert!(revision(&Position::at("x")).is_err());

@@ -27,7 +27,8 @@ async fn write(db: &EtcdDb, peers: &[String], keys: u64, told: &AtomicBool, coun
         dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         if n % 20 == 1 {
             let seconds = [10, 15, 30, 60, 120, 600][(n / 20) as usize % 6];
-            if let Ok(lease) = client.lease_grant(seconds, None).await {
+            let granted = tokio::time::timeout(Duration::from_secs(2), client.lease_grant(seconds, None)).await;
+            if let Ok(Ok(lease)) = granted {
                 leases.push((lease.id(), Instant::now() + Duration::from_secs(seconds as u64 - 5)));
             }
             leases.retain(|(_, until)| *until > Instant::now());
@@ -43,7 +44,8 @@ async fn write(db: &EtcdDb, peers: &[String], keys: u64, told: &AtomicBool, coun
             }
         }
         // One that fails, because nobody leads or its lease has just ended, is made up for by the next.
-        drop(client.txn(etcd_client::Txn::new().and_then(turn)).await);
+        let turn = client.txn(etcd_client::Txn::new().and_then(turn));
+        drop(tokio::time::timeout(Duration::from_secs(2), turn).await);
         count.store(n, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

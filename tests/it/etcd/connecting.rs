@@ -176,7 +176,7 @@ async fn peers_of_two_clusters_are_a_mistake() {
     let cluster = Cluster::new(&both).unwrap();
     let live = cluster.live().await.unwrap();
     way.set(Weather::Cut);
-    cluster.forget(&live).await;
+    cluster.forget(&live);
     let error = cluster.live().await.map(drop).unwrap_err();
     assert_eq!(error.fault(), Fault::Config, "{error}");
     assert!(error.to_string().contains("two clusters"), "{error}");

@@ -191,6 +191,25 @@ fn a_lease_that_is_kept_alive_lives_on_in_another_cluster() {
     assert!(program.stop(PATIENCE).success(), "{}", site.log());
 }
 
+/// A cluster in which nothing happens, and in which nothing has a lease, says nothing at all.
+#[test]
+fn a_cluster_that_says_nothing_is_copied_and_followed() {
+    let server = own("mute", Release::New, &[]);
+    let source = EtcdDb::empty(server, "mute");
+    source.put("/only", b"1");
+    let case = Case::new("mute", source);
+    let program = case.site.start("run", &[]);
+    case.consistent();
+    case.settle();
+    assert!(program.stop(PATIENCE).success(), "{}", case.site.log());
+    let program = case.site.start("run", &[]);
+    case.site.until("it follows again", PATIENCE, |status| status["state"] == "following");
+    case.source.put("/second", b"2");
+    until("it arrives", || case.has("/second"));
+    assert!(program.stop(PATIENCE).success(), "{}", case.site.log());
+    server.stop();
+}
+
 fn own(name: &str, release: Release, options: &[&str]) -> &'static Etcd {
     Box::leak(Box::new(Etcd::start(name, release, &Setup { options, ..Setup::default() })))
 }

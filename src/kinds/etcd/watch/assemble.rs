@@ -3,7 +3,8 @@
 //! A revision is a transaction, and only its end is a place from which one can go on. An answer holds whole revisions, unless
 //! it says that it is a fragment: then its last revision goes on in the next one, and is held until it is whole. An answer
 //! without events says how far the server is: a place where servers keep that in order with events, a sign of life elsewhere.
-//! What was delivered before is dropped: a member that was away may tell it again (etcd#15271, #20221).
+//! What was delivered before is dropped: a member that was away may tell it again (etcd#15271, #20221). Where all keys are
+//! watched, each revision follows the one before it, and one that is left out was lost on the way (etcd#17529).
 
 use etcd_client::proto::{PbEvent, PbWatchResponse};
 
@@ -37,14 +38,16 @@ pub struct Assembler {
     place: i64,
     /// Whether an answer without events is a place.
     in_order: bool,
+    /// Whether all keys are watched, so that no revision is left out.
+    dense: bool,
     held: Vec<PbEvent>,
     bytes: usize,
 }
 
 impl Assembler {
     /// Goes on behind `place`.
-    pub fn new(place: i64, in_order: bool) -> Self {
-        Self { place, in_order, held: Vec::new(), bytes: 0 }
+    pub fn new(place: i64, in_order: bool, dense: bool) -> Self {
+        Self { place, in_order, dense, held: Vec::new(), bytes: 0 }
     }
 
     /// The last revision that was delivered whole.
@@ -104,6 +107,11 @@ impl Assembler {
         if self.held.last().is_some_and(|last| revision(last) > at) {
             return Err(Error::transient("follow an etcd cluster: its answers are not in the order of revisions"));
         }
+        if self.dense && at > self.held.last().map_or(self.place, revision) + 1 {
+            return Err(Error::transient(format!(
+                "follow an etcd cluster: the watch left out what lies before revision {at}"
+            )));
+        }
         self.bytes += size(&event);
         if self.bytes > HELD_MAX && self.held.first().is_some_and(|first| revision(first) == at) {
             return Err(Error::rejected(format!(
@@ -158,7 +166,7 @@ mod tests {
 
     #[test]
     fn a_revision_is_held_until_it_is_whole() {
-        let mut assembler = Assembler::new(3, true);
+        let mut assembler = Assembler::new(3, true, false);
         assert_eq!(given(&assembler.take(answer(&[4, 4, 5], true)).unwrap()), [4, 4]);
         assert_eq!(assembler.place(), 4);
         assert!(given(&assembler.take(answer(&[5, 5], true)).unwrap()).is_empty());
@@ -170,10 +178,10 @@ mod tests {
 
     #[test]
     fn an_answer_without_events_is_a_place_only_where_it_is_in_order() {
-        let mut unsafe_server = Assembler::new(3, false);
+        let mut unsafe_server = Assembler::new(3, false, false);
         assert_eq!(unsafe_server.take(quiet(9)).unwrap(), Came::Alive);
         assert_eq!(given(&unsafe_server.take(answer(&[5], false)).unwrap()), [5]);
-        let mut safe = Assembler::new(3, true);
+        let mut safe = Assembler::new(3, true, false);
         assert_eq!(safe.take(quiet(3)).unwrap(), Came::Alive);
         assert_eq!(safe.take(quiet(2)).unwrap(), Came::Alive, "a member that is behind");
         assert_eq!(safe.take(PbWatchResponse { created: true, ..quiet(8) }).unwrap(), Came::Created);
@@ -182,15 +190,25 @@ mod tests {
 
     #[test]
     fn what_was_delivered_before_is_dropped() {
-        let mut assembler = Assembler::new(5, true);
+        let mut assembler = Assembler::new(5, true, false);
         assert_eq!(assembler.take(answer(&[3, 4, 5], false)).unwrap(), Came::Alive);
         assert_eq!(given(&assembler.take(answer(&[5, 6], false)).unwrap()), [6]);
         assert_eq!(assembler.take(answer(&[8, 7], false)).unwrap_err().fault(), crate::error::Fault::Transient);
     }
 
     #[test]
+    fn where_all_keys_are_watched_no_revision_may_be_left_out() {
+        let mut assembler = Assembler::new(5, false, true);
+        assert_eq!(given(&assembler.take(answer(&[6, 6, 7], false)).unwrap()), [6, 6, 7]);
+        assert!(given(&assembler.take(answer(&[7, 8, 8], true)).unwrap()).is_empty());
+        assert_eq!(given(&assembler.take(answer(&[8, 9], false)).unwrap()), [8, 8, 8, 9]);
+        assert_eq!(assembler.take(answer(&[11], false)).unwrap_err().fault(), crate::error::Fault::Transient);
+        assert_eq!(assembler.place(), 9, "it is gone on from there");
+    }
+
+    #[test]
     fn the_end_of_a_watch_says_why() {
-        let mut assembler = Assembler::new(5, true);
+        let mut assembler = Assembler::new(5, true, false);
         let compacted = PbWatchResponse { canceled: true, compact_revision: 9, ..PbWatchResponse::default() };
         assert_eq!(assembler.take(compacted).unwrap(), Came::Compacted(9));
         let denied = PbWatchResponse { canceled: true, created: true, cancel_reason: "no".into(), ..quiet(1) };
@@ -204,7 +222,7 @@ mod tests {
             cuts in proptest::collection::vec((1usize..5, any::<bool>()), 1..60))
         {
             let all: Vec<i64> = (1..).zip(&sizes).flat_map(|(at, size)| vec![at; *size]).collect();
-            let (mut assembler, mut from, mut got) = (Assembler::new(0, true), 0, Vec::new());
+            let (mut assembler, mut from, mut got) = (Assembler::new(0, true, false), 0, Vec::new());
             let mut cuts = cuts.into_iter();
             while from < all.len() {
                 let (size, _) = cuts.next().unwrap_or((all.len(), true));

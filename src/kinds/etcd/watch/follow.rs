@@ -108,7 +108,7 @@ impl Follower {
         let now = Instant::now();
         shared.complain(link.complaint.clone());
         Self {
-            health: Health::new(now, link.assembler.place(), link.answering),
+            health: Health::new(now, link.assembler.place(), link.answering, link.reaching),
             wanted: shared.wanted(),
             refresh: Refresh::new(&reader),
             term: reader.leases.term(),
@@ -116,8 +116,9 @@ impl Follower {
             table: Arc::default(),
             looking: None,
             batch: None,
+            // A clock that was set back does not take the stream back.
+            stamp: place::time(&from),
             base: from,
-            stamp: 0,
             counted: now,
             reader,
             shared,
@@ -140,6 +141,9 @@ impl Follower {
     }
 
     async fn follow(&mut self) -> Stop {
+        // A cluster may be quiet for ever, and whoever waits for a place must not wait with it.
+        let stands = self.base.clone();
+        self.begun().await.mark(stands);
         loop {
             if let Err(stop) = self.step().await {
                 return stop;
@@ -275,7 +279,7 @@ impl Follower {
     async fn reconnect(&mut self, why: &Error) -> Result<(), Stop> {
         telemetry::watch_lost(&self.reader.cluster.options().stream, why);
         self.hand_on().await?;
-        self.reader.cluster.forget(&self.link.live).await;
+        self.reader.cluster.forget(&self.link.live);
         let (begun, place) = (Instant::now(), self.link.assembler.place());
         let mut pause = Duration::from_millis(50);
         loop {
@@ -283,7 +287,7 @@ impl Follower {
                 Ok(link) => {
                     self.shared.complain(link.complaint.clone());
                     let now = Instant::now();
-                    self.health = Health::new(now, place, link.answering);
+                    self.health = Health::new(now, place, link.answering, link.reaching);
                     self.health.want(now, *self.wanted.borrow());
                     self.link = link;
                     return Ok(());

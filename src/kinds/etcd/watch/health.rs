@@ -31,6 +31,8 @@ pub enum Say {
 pub struct Health {
     /// Whether the server answers when a quiet watch is asked.
     answers: bool,
+    /// Whether every revision of the cluster is one that the watch comes to, by an event or by the server's word.
+    reaches: bool,
     heard: Instant,
     asked: Option<Instant>,
     /// The first question since something was heard.
@@ -43,8 +45,8 @@ pub struct Health {
 
 impl Health {
     /// Of a watch that was just made behind `place`.
-    pub fn new(now: Instant, place: i64, answers: bool) -> Self {
-        Self { answers, heard: now, asked: None, open: None, place, wanted: place, behind: None }
+    pub fn new(now: Instant, place: i64, answers: bool, reaches: bool) -> Self {
+        Self { answers, reaches, heard: now, asked: None, open: None, place, wanted: place, behind: None }
     }
 
     /// The watch said something, and is at this place now.
@@ -86,11 +88,12 @@ impl Health {
         if self.answers && self.open.is_some_and(|open| now >= open + PATIENCE) {
             return Say::GiveUp("it does not answer");
         }
-        if self.behind.is_some_and(|since| now >= since + PATIENCE) {
+        if self.reaches && self.behind.is_some_and(|since| now >= since + PATIENCE) {
             return Say::GiveUp("it stands still while the cluster goes on");
         }
-        let pause = if self.behind.is_some() { AGAIN } else { QUIET };
-        let quiet = if self.behind.is_some() { self.behind.unwrap_or(now) } else { self.heard + QUIET };
+        let hurry = self.behind.filter(|_| self.reaches);
+        let pause = if hurry.is_some() { AGAIN } else { QUIET };
+        let quiet = hurry.unwrap_or(self.heard + QUIET);
         let due = self.asked.map_or(quiet, |asked| quiet.max(asked + pause));
         if due <= now { Say::Ask } else { Say::Wait(due) }
     }
@@ -107,7 +110,7 @@ mod tests {
     #[test]
     fn a_quiet_watch_is_asked_and_lives_while_it_answers() {
         let begin = Instant::now();
-        let mut health = Health::new(begin, 5, true);
+        let mut health = Health::new(begin, 5, true, true);
         assert_eq!(health.say(begin), Say::Wait(begin + QUIET));
         let mut now = begin;
         for _ in 0..100 {
@@ -123,14 +126,14 @@ mod tests {
     #[test]
     fn a_watch_that_does_not_answer_is_given_up() {
         let begin = Instant::now();
-        let mut health = Health::new(begin, 5, true);
+        let mut health = Health::new(begin, 5, true, true);
         let asked = begin + QUIET;
         health.asked(asked);
         let again = asked + QUIET;
         assert_eq!(health.say(again), Say::Ask);
         health.asked(again);
         assert!(matches!(health.say(asked + PATIENCE), Say::GiveUp(_)), "from the first question on");
-        let mut old = Health::new(begin, 5, false);
+        let mut old = Health::new(begin, 5, false, true);
         old.asked(asked);
         assert!(!matches!(old.say(asked + PATIENCE), Say::GiveUp(_)), "such a server need not answer");
     }
@@ -138,7 +141,7 @@ mod tests {
     #[test]
     fn a_watch_that_stands_still_before_what_must_come_is_given_up_and_one_that_moves_is_not() {
         let begin = Instant::now();
-        let mut health = Health::new(begin, 5, false);
+        let mut health = Health::new(begin, 5, false, true);
         health.want(begin, 5);
         assert!(!health.is_behind());
         health.want(begin, 9);
@@ -158,9 +161,18 @@ mod tests {
     }
 
     #[test]
+    fn a_watch_that_need_not_come_to_a_revision_is_not_given_up_before_it() {
+        let begin = Instant::now();
+        let mut health = Health::new(begin, 5, true, false);
+        health.want(begin, 9);
+        health.heard(after(begin, 9_000), 5);
+        assert!(matches!(health.say(begin + PATIENCE), Say::Wait(_)));
+    }
+
+    #[test]
     fn silence_that_nobody_listened_to_says_nothing() {
         let begin = Instant::now();
-        let mut health = Health::new(begin, 5, true);
+        let mut health = Health::new(begin, 5, true, true);
         health.want(begin, 9);
         health.asked(begin);
         let late = begin + 3 * PATIENCE;

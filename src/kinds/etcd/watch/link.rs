@@ -1,7 +1,7 @@
 //! One watch at one member: made behind a place from which it can start, or not at all.
 //!
-//! A server that keeps its progress in order with events watches the prefix alone. Of another one all keys are watched, so
-//! that every revision is an event, and a place is never taken from what such a server says of its progress.
+//! Of a server that keeps its progress in order with events the prefix alone is watched. Of another one all keys are, so that
+//! every revision is an event: a place is never taken from what such a server says of its progress, and what it loses is seen.
 
 use std::time::Duration;
 
@@ -27,6 +27,8 @@ pub(super) struct Link {
     pub(super) assembler: Assembler,
     /// Whether a quiet watch of this server answers when it is asked.
     pub(super) answering: bool,
+    /// Whether the watch comes to every revision of the cluster, by an event or by the server's word.
+    pub(super) reaching: bool,
     /// What is wrong with a watch that had to be made so.
     pub(super) complaint: Option<String>,
 }
@@ -70,13 +72,13 @@ impl Link {
                 }
                 Ok(Made::Refused(why)) => {
                     refusals += 1;
-                    reader.cluster.forget(&live).await;
+                    reader.cluster.forget(&live);
                     if refusals > if safe { 1 } else { 2 } {
                         return Err(refused(&why));
                     }
                 }
                 Err(error) => {
-                    reader.cluster.forget(&live).await;
+                    reader.cluster.forget(&live);
                     return Err(error);
                 }
             }
@@ -105,8 +107,9 @@ impl Link {
             live: live.clone(),
             requests,
             answers,
-            assembler: Assembler::new(place, in_order),
+            assembler: Assembler::new(place, in_order, wide),
             answering,
+            reaching: in_order || wide,
             complaint: None,
         };
         loop {

@@ -20,6 +20,8 @@ use crate::source::Fut;
 
 /// LIMIT: leases asked at once; the budget spreads them over time.
 const AT_ONCE: usize = 16;
+/// LIMIT: keys of several leases that are read one after the other, so that few round trips serve many leases.
+const TOGETHER: usize = 1_000;
 /// LIMIT: bytes of rows that are read at once.
 const PAGE_BYTES: usize = 1 << 20;
 /// How long nothing is read after the cluster was away.
@@ -31,8 +33,8 @@ const TOUCHED_MAX: usize = 100_000;
 enum Errand {
     /// All keys from this stored one on: those under one of these leases, or under any.
     Walk(Vec<u8>, Option<BTreeSet<i64>>),
-    /// These stored keys of a lease.
-    Keys(i64, Ends, Vec<Vec<u8>>),
+    /// These stored keys of leases, and when those end.
+    Keys(HashMap<i64, Ends>, Vec<Vec<u8>>),
 }
 
 /// What came of it.
@@ -139,15 +141,15 @@ impl Refresh {
                 let (from, only) = (from.clone(), only.clone());
                 Some(Box::pin(async move { walk(&reader, &from, only.as_ref()).await }))
             }
-            Some(Errand::Keys(lease, ends, keys)) => {
-                let (lease, ends) = (*lease, *ends);
+            Some(Errand::Keys(ends, keys)) => {
+                let ends = ends.clone();
                 let count = reader.at_once(PAGE_BYTES).min(keys.len());
                 let now: Vec<Vec<u8>> = keys.iter().take(count).cloned().collect();
                 Some(Box::pin(async move {
                     let mut rows = reader.rows(&now).await?;
                     // A key that has another lease by now comes out of the stream.
-                    rows.retain(|row| row.lease == lease);
-                    Ok(Found::Rows(Rows { rows, ends: HashMap::from([(lease, ends)]) }, Left::Behind(count)))
+                    rows.retain(|row| ends.contains_key(&row.lease));
+                    Ok(Found::Rows(Rows { rows, ends }, Left::Behind(count)))
                 }))
             }
         };
@@ -215,8 +217,14 @@ impl Refresh {
         }
         if !self.nameless {
             let keys: Vec<Vec<u8>> = told.keys.into_iter().filter(|key| self.reader.keys.key(key).is_some()).collect();
-            if !keys.is_empty() {
-                self.errands.push_back(Errand::Keys(lease, told.ends, keys));
+            match self.errands.back_mut() {
+                _ if keys.is_empty() => {}
+                // What is being read of it stands at its beginning.
+                Some(Errand::Keys(ends, others)) if others.len() < TOGETHER => {
+                    ends.insert(lease, told.ends);
+                    others.extend(keys);
+                }
+                _ => self.errands.push_back(Errand::Keys(HashMap::from([(lease, told.ends)]), keys)),
             }
             return Ok(());
         }
@@ -236,7 +244,7 @@ impl Refresh {
                 *from = next;
                 false
             }
-            (Some(Errand::Keys(_, _, keys)), Left::Behind(count)) => {
+            (Some(Errand::Keys(_, keys)), Left::Behind(count)) => {
                 keys.drain(..count.min(keys.len()));
                 keys.is_empty()
             }

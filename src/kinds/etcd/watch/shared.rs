@@ -109,7 +109,7 @@ impl Shared {
         if overdue > 0 {
             return Some(format!(
                 "{overdue} leases of the source were not read again in time with {budget} questions a second, and what \
-                 somebody keeps alive under them may expire in the copy; raise lease_budget"
+                 somebody keeps alive under them may expire in the copy; raise lease_budget, or see why the destination is slow"
             ));
         }
         self.complaint.lock().unwrap_or_else(PoisonError::into_inner).clone()
