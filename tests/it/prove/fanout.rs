@@ -13,6 +13,8 @@ use crate::support::scale::{figure, pick};
 use crate::support::teleport::{assert_same, items, now_us};
 
 const PATIENCE: Duration = Duration::from_secs(120);
+/// `memory` of the configuration.
+const MEMORY_MIB: u64 = 96;
 /// The key whose value is the time at which it was written, in microseconds.
 pub(super) const CLOCK: &str = "/clock/now";
 
@@ -85,9 +87,40 @@ pub(super) fn delay(sink: &Side, span: Duration) -> i128 {
 
 /// Resident memory now, in MiB.
 pub(super) fn resident(program: &Running) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", program.pid())).unwrap();
+    resident_of(program.pid())
+}
+
+fn resident_of(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
+}
+
+/// Looks at a program's resident memory all the time, and keeps what it saw.
+struct Memory(Arc<AtomicBool>, JoinHandle<Vec<u64>>);
+
+impl Memory {
+    fn watch(program: &Running) -> Self {
+        let (ends, pid) = (Arc::new(AtomicBool::new(false)), program.pid());
+        let told = Arc::clone(&ends);
+        let watching = std::thread::spawn(move || {
+            let mut seen = Vec::new();
+            while !told.load(Ordering::Relaxed) {
+                seen.push(resident_of(pid));
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            seen
+        });
+        Self(ends, watching)
+    }
+
+    /// The least and the most of the first half of the time, and of the second one, in MiB.
+    fn seen(self) -> [(u64, u64); 2] {
+        self.0.store(true, Ordering::Relaxed);
+        let seen = self.1.join().unwrap();
+        let (early, late) = seen.split_at(seen.len() / 2);
+        [early, late].map(|half| (*half.iter().min().unwrap(), *half.iter().max().unwrap()))
+    }
 }
 
 /// Every pipeline is consistent, whatever is written meanwhile.
@@ -153,7 +186,7 @@ fn fanout_one_slot_feeds_three_destinations_and_one_that_is_away_costs_the_other
         Side::sqlite(&folder.path().join("two"), None),
         Side::pg(away, "fanout", None),
     ];
-    let mut yaml = String::from("memory: 96MiB\njournal: { ack: journal }\npipelines:\n");
+    let mut yaml = format!("memory: {MEMORY_MIB}MiB\njournal: {{ ack: journal }}\npipelines:\n");
     for (name, sink) in ["one", "two", "away"].iter().zip(&sinks) {
         // Readers that look all the time hold up no commit in this mode.
         let sink = sink.yaml().replace("type: sqlite,", "type: sqlite, journal: WAL,");
@@ -172,7 +205,8 @@ fn fanout_one_slot_feeds_three_destinations_and_one_that_is_away_costs_the_other
     };
     let before = (both(pick(Duration::from_secs(3), Duration::from_secs(60))), resident(&program));
     stop_server(away);
-    let during = (both(pick(Duration::from_secs(6), Duration::from_secs(600))), resident(&program));
+    let memory = Memory::watch(&program);
+    let during = (both(pick(Duration::from_secs(6), Duration::from_secs(600))), memory.seen());
     let held = retained(&source);
     away.spawn(&[]);
     away.wait_ready();
@@ -194,18 +228,26 @@ fn fanout_one_slot_feeds_three_destinations_and_one_that_is_away_costs_the_other
         "fanout",
         format!(
             "postgresql → sqlite, sqlite, postgresql from one slot, {written} transactions; the third away for {} s: p99 of the \
-             others {:.1} ms before and {:.1} ms meanwhile, resident {} MiB and {} MiB, WAL held {} MiB; caught up in {:.1} s, all equal",
+             others {:.1} ms before and {:.1} ms meanwhile, resident {} MiB before, {} to {} MiB in the first half of that and {} \
+             to {} MiB in the second, WAL held {} MiB; caught up in {:.1} s, all equal",
             pick(6, 600),
             before.0 as f64 / 1000.0,
             during.0 as f64 / 1000.0,
             before.1,
-            during.1,
+            during.1[0].0,
+            during.1[0].1,
+            during.1[1].0,
+            during.1[1].1,
             held.0,
             caught_up.as_secs_f64(),
         ),
     );
     assert!(held.0 <= 32, "the slot holds {} MiB", held.0);
-    assert!(during.1 <= before.1 + 16, "memory grew from {} to {} MiB", before.1, during.1);
+    let [early, late] = during.1;
+    // Beside all the other tests, and for seconds alone, buffers are still being filled for the first time.
+    assert!(late.1 <= early.1 + pick(48, 8), "memory goes on growing: {early:?} and then {late:?} MiB");
+    // LIMIT: a build for tests takes more for the same.
+    assert!(late.1 <= MEMORY_MIB + pick(96, 32), "resident memory was {} MiB, with memory: {MEMORY_MIB}MiB", late.1);
     let most = pick(before.0 * 3 + 20_000, before.0 * 12 / 10 + 1_000);
     assert!(during.0 <= most, "the others' delay grew from {} to {} µs", before.0, during.0);
 }
