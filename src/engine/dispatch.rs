@@ -19,7 +19,7 @@ pub struct Dispatcher {
     /// What the tail touches while somebody reads a page.
     window: Option<Window>,
     /// The tail's last batch ended within a source transaction.
-    open: bool,
+    open: Option<(PartitionId, Position)>,
 }
 
 impl Dispatcher {
@@ -27,13 +27,13 @@ impl Dispatcher {
     pub fn new(inboxes: Vec<Feeder>, frontier: Frontier) -> Self {
         let lanes = u16::try_from(inboxes.len()).expect("a stream has fewer than 65 536 lanes");
         let routed = frontier.checkpoint().clone();
-        Self { router: Router::new(lanes), inboxes, frontier, routed, window: None, open: false }
+        Self { router: Router::new(lanes), inboxes, frontier, routed, window: None, open: None }
     }
 
     /// Hands a batch to the lanes.
     pub fn batch(&mut self, batch: Batch) -> Result<()> {
         if !batch.partition.is_engine() {
-            self.open = batch.is_open();
+            self.note_open(&batch);
             if let Some(window) = &mut self.window {
                 window.note(&batch);
             }
@@ -87,7 +87,16 @@ impl Dispatcher {
     /// Whether the lanes hold the beginning of a source transaction whose rest is still to come. Nothing else may enter
     /// then: it would be committed with half of the transaction.
     pub fn is_open(&self) -> bool {
-        self.open
+        self.open.is_some()
+    }
+
+    fn note_open(&mut self, batch: &Batch) {
+        // A place that lies before the open transaction, told again, does not end it.
+        let tells_again = |(name, at): &(PartitionId, Position)| *name == batch.partition && *batch.upto() <= *at;
+        self.open = match batch.is_open() {
+            true => Some((batch.partition.clone(), batch.position(batch.len() - 1))),
+            false => self.open.take().filter(tells_again),
+        };
     }
 
     /// Begins to remember what the tail touches.

@@ -230,3 +230,26 @@ fn a_sink_that_cannot_stage_gets_a_transaction_whole_if_it_fits_and_else_in_piec
     let commit = sent(&mut split, MS * 2 + PAUSE).unwrap();
     assert_eq!((keys(&commit.changes).len(), upto(&commit)), (1, Position::Start.plus(5)));
 }
+
+#[test]
+fn an_old_place_told_again_within_a_transaction_does_not_end_it() {
+    let limits = Limits { changes: 100, bytes: 1 << 20, stage: true, in_flight: 1 };
+    let name = PartitionId::new("p");
+    let told = |from: u8, upto: u8| {
+        let mut batch = Batch::unpooled();
+        batch.begin(&PartitionId::new("p"), Position::at([from]), Steps::Ordinal);
+        batch.mark(Position::at([upto]));
+        Work::Share(Share { seq: 9, batch: Arc::new(batch), picks: None })
+    };
+    let mut lane = Lane::new(limits, Arc::from(memory::bridge()), &LaneRecord::default(), Duration::ZERO);
+    lane.push(puts(1, 0, &["before"], NOW, true));
+    assert_eq!(sent(&mut lane, MS).unwrap().upto.get(&name), &Position::at([1]));
+    lane.landed(MS);
+    // Half of the next one, the place before it once more, and then all of it, as whoever changes over to a log gives it.
+    lane.push(puts(2, 1, &["a", "b"], NOW, false));
+    lane.push(told(0, 1));
+    assert!(sent(&mut lane, MS * 2).is_none(), "half of a transaction is committed");
+    lane.push(puts(3, 1, &["a", "b", "c"], NOW, true));
+    let commit = sent(&mut lane, MS * 3).unwrap();
+    assert_eq!((keys(&commit.changes).len(), commit.upto.get(&name)), (3, &Position::at([2])));
+}

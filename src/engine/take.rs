@@ -46,7 +46,7 @@ impl Lane {
                         if full {
                             return Ok(if self.limits.stage { Cut::Stage } else { Cut::Commit });
                         }
-                    } else if full || (self.staged && !share.batch.is_open()) {
+                    } else if full || (self.staged && !self.open.contains_key(&share.batch.partition)) {
                         return Ok(Cut::Commit);
                     }
                 }
@@ -67,6 +67,10 @@ impl Lane {
             }
             if let Some(cut) = self.take_group(share, end, &mark.upto)? {
                 return Ok(Some(cut));
+            }
+            // Whoever changes over to a log may tell a place again that lies before the transaction which is open.
+            if self.is_open_behind(&batch.partition, &mark.upto) {
+                continue;
             }
             self.within = false;
             self.note(&batch.partition, mark.upto.clone());
@@ -118,9 +122,14 @@ impl Lane {
         self.taken_seq = share.seq;
         if batch.is_open() {
             self.open.insert(batch.partition.clone(), batch.position(batch.len() - 1));
-        } else if !self.open.is_empty() {
+        } else if !self.open.is_empty() && !self.is_open_behind(&batch.partition, batch.upto()) {
             self.open.remove(&batch.partition);
         }
+    }
+
+    /// Whether a source transaction is open that began at this place or further on.
+    fn is_open_behind(&self, partition: &PartitionId, place: &Position) -> bool {
+        self.open.get(partition).is_some_and(|open| place <= open)
     }
 
     /// Takes changes up to the pick `end`. `upto`: where their source transaction ends, if that is known.

@@ -435,7 +435,7 @@ fn run(mut command: Command, input: &[u8]) -> Result<String, String> {
 
 /// Waits for something that comes soon.
 pub fn until(what: &str, mut there: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_secs(180);
     while !there() {
         assert!(Instant::now() < deadline, "it did not happen that {what}");
         std::thread::sleep(Duration::from_millis(20));
