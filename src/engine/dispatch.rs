@@ -91,12 +91,11 @@ impl Dispatcher {
     }
 
     fn note_open(&mut self, batch: &Batch) {
-        // A place that lies before the open transaction, told again, does not end it.
-        let tells_again = |(name, at): &(PartitionId, Position)| *name == batch.partition && *batch.upto() <= *at;
-        self.open = match batch.is_open() {
-            true => Some((batch.partition.clone(), batch.position(batch.len() - 1))),
-            false => self.open.take().filter(tells_again),
-        };
+        let reached = if batch.is_open() { batch.position(batch.len() - 1) } else { batch.upto().clone() };
+        // What lies before the open transaction, told again, does not end it.
+        let goes_on = |(name, at): &(PartitionId, Position)| *name == batch.partition && reached <= *at;
+        let still = self.open.take().filter(goes_on);
+        self.open = still.or_else(|| batch.is_open().then(|| (batch.partition.clone(), reached)));
     }
 
     /// Begins to remember what the tail touches.

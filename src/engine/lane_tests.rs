@@ -247,9 +247,10 @@ fn an_old_place_told_again_within_a_transaction_does_not_end_it() {
     lane.landed(MS);
     // Half of the next one, the place before it once more, and then all of it, as whoever changes over to a log gives it.
     lane.push(puts(2, 1, &["a", "b"], NOW, false));
+    lane.push(puts(3, 0, &["before"], NOW, false));
     lane.push(told(0, 1));
     assert!(sent(&mut lane, MS * 2).is_none(), "half of a transaction is committed");
-    lane.push(puts(3, 1, &["a", "b", "c"], NOW, true));
+    lane.push(puts(5, 1, &["a", "b", "c"], NOW, true));
     let commit = sent(&mut lane, MS * 3).unwrap();
     assert_eq!((keys(&commit.changes).len(), commit.upto.get(&name)), (3, &Position::at([2])));
 }

@@ -121,7 +121,10 @@ impl Lane {
         self.cursor = 0;
         self.taken_seq = share.seq;
         if batch.is_open() {
-            self.open.insert(batch.partition.clone(), batch.position(batch.len() - 1));
+            let reached = batch.position(batch.len() - 1);
+            if !self.is_open_behind(&batch.partition, &reached) {
+                self.open.insert(batch.partition.clone(), reached);
+            }
         } else if !self.open.is_empty() && !self.is_open_behind(&batch.partition, batch.upto()) {
             self.open.remove(&batch.partition);
         }
