@@ -20,7 +20,7 @@ pub enum Db {
 impl Db {
     pub fn yaml(&self) -> String {
         match self {
-            Self::Sqlite(db) => format!("{{ type: sqlite, path: {:?} }}", db.folder),
+            Self::Sqlite(db) => db.yaml(),
             Self::Pg(db) => format!("{{ type: postgresql, conn_string: {:?} }}", db.url()),
         }
     }

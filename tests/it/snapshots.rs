@@ -25,7 +25,7 @@ enum Source {
 impl Source {
     fn yaml(&self) -> String {
         match self {
-            Self::Sqlite(db) => format!("{{ type: sqlite, path: {:?} }}", db.folder),
+            Self::Sqlite(db) => db.yaml(),
             Self::Pg(db) => format!("{{ type: postgresql, conn_string: {:?} }}", db.url()),
         }
     }
@@ -224,7 +224,7 @@ fn begun_anew(name: &str, source: &Source) {
     let site = Site::new(name, "");
     let sink = SqliteDb::at(site.folder().join("dst"));
     let src = source.yaml();
-    let dst = format!("{{ type: sqlite, path: {:?} }}", sink.folder);
+    let dst = sink.yaml();
     site.configure(&format!("name: s\nsrc: {src}\ndst: {dst}\njournal: {{ enabled: true, snapshot_every: 1h }}\n"));
     let folder = site.folder().join("state/s/journal");
     let (stop, round) = (AtomicBool::new(false), AtomicU64::new(0));

@@ -40,7 +40,7 @@ fn an_etcd_cluster_is_copied_into_sqlite_with_every_expiry() {
     for (name, server) in [("to_sqlite", etcd::source()), ("old_to_sqlite", etcd::old())] {
         let folder = tempfile::tempdir().unwrap();
         let sink = SqliteDb::at(folder.path().join("dst"));
-        let yaml = format!("{{ type: sqlite, path: {:?} }}", sink.folder.display().to_string());
+        let yaml = sink.yaml();
         copy(name, server, &yaml, || lines(&sink.dump(now_us())), true);
     }
 }

@@ -72,7 +72,7 @@ fn a_sqlite_backend_is_copied_into_etcd_with_every_expiry() {
         let folder = tempfile::tempdir().unwrap();
         let source = SqliteDb::create(folder.path().join("src"), &items(count()));
         let sink = EtcdDb::empty(server, name);
-        let yaml = format!("{{ type: sqlite, path: {:?} }}", source.folder.display().to_string());
+        let yaml = source.yaml();
         let change = || {
             source.put(&item("/new/one", "1", Some(now_us() + 3_600_000_000)));
             source.put(&item("/apps/foo", "changed", None));
@@ -148,7 +148,7 @@ fn a_backend_is_followed_into_etcd_and_what_expires_never_comes_back() {
     let folder = tempfile::tempdir().unwrap();
     let sqlite = SqliteDb::create(folder.path().join("src"), &items(500));
     let sink = EtcdDb::empty(etcd::sink(), "followed");
-    let yaml = format!("{{ type: sqlite, path: {:?} }}", sqlite.folder.display().to_string());
+    let yaml = sqlite.yaml();
     let site = site(&sink, &yaml, "");
     let program = site.start("run", &[]);
     site.until_caught_up(PATIENCE);
@@ -305,7 +305,7 @@ fn lanes_are_divided_anew_and_nothing_is_lost() {
     let folder = tempfile::tempdir().unwrap();
     let sqlite = SqliteDb::create(folder.path().join("src"), &items(500));
     let sink = EtcdDb::empty(etcd::sink(), "lanes");
-    let src = format!("{{ type: sqlite, path: {:?} }}", sqlite.folder.display().to_string());
+    let src = sqlite.yaml();
     let site = site(&sink, &src, "lanes: 3\n");
     for (round, lanes) in [3, 1, 4].into_iter().enumerate() {
         let name = format!("into-{}", sink.prefix.trim_matches('/'));

@@ -33,7 +33,7 @@ impl Case {
     fn with(name: &str, source: EtcdDb, src: &str, more: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let sink = SqliteDb::at(folder.path().join("dst"));
-        let dst = format!("{{ type: sqlite, path: {:?} }}", sink.folder.display().to_string());
+        let dst = sink.yaml();
         let site = Site::watched(&format!("etcd-run-{name}"), &format!("src: {src}\ndst: {dst}\nparallel: 4\n{more}"));
         Self { source, sink, site, _folder: folder }
     }
@@ -532,7 +532,7 @@ fn check_says_what_compaction_does_to_a_copy_without_a_journal() {
         format!("{}{}", checked.stdout, checked.stderr)
     };
     assert!(said(&case).contains("if the cluster compacts its history"), "{}", said(&case));
-    let dst = format!("{{ type: sqlite, path: {:?} }}", case.sink.folder.display().to_string());
+    let dst = case.sink.yaml();
     case.site.configure(&format!("src: {yaml}\ndst: {dst}\n"));
     assert!(!said(&case).contains("if the cluster compacts its history"), "{}", said(&case));
 }
@@ -571,7 +571,7 @@ fn another_cluster_under_the_same_address_is_a_gap_that_is_healed() {
     let program = case.site.start("run", &[]);
     case.consistent();
     assert!(program.stop(PATIENCE).success(), "{}", case.site.log());
-    let dst = format!("{{ type: sqlite, path: {:?} }}", case.sink.folder.display().to_string());
+    let dst = case.sink.yaml();
     // The stream keeps its name, as it does where an address begins to lead to another cluster.
     case.site.configure(&format!("src: {}\ndst: {dst}\n", other.yaml()));
     let program = case.site.start("run", &[]);

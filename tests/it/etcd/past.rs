@@ -32,7 +32,7 @@ fn what_was_captured_reaches_a_sink_that_was_away_although_the_cluster_has_compa
     source.put("/apps/new-0", b"0");
     let folder = tempfile::tempdir().unwrap();
     let sink = SqliteDb::at(folder.path().join("dst"));
-    let dst = format!("{{ type: sqlite, path: {:?} }}", sink.folder.display().to_string());
+    let dst = sink.yaml();
     let site = Site::new("etcd-capture", &format!("name: away\nsrc: {}\ndst: {dst}\n", source.yaml()));
     let program = site.start("run", &[]);
     site.until_caught_up(PATIENCE);

@@ -62,7 +62,7 @@ impl Side {
             Self::Etcd(db, proxy) => {
                 format!("{{ type: etcd, peers: [{:?}], prefix: {:?} }}", proxy.url(), db.prefix)
             }
-            Self::Sqlite(db) => format!("{{ type: sqlite, path: {:?} }}", db.folder.display().to_string()),
+            Self::Sqlite(db) => db.yaml(),
             Self::Pg(db) => format!("{{ type: postgresql, conn_string: {:?} }}", db.url()),
         }
     }

@@ -291,6 +291,11 @@ impl SqliteDb {
         database
     }
 
+    /// This side of a pipeline, for a configuration.
+    pub fn yaml(&self) -> String {
+        format!("{{ type: sqlite, path: {:?} }}", self.folder.display().to_string())
+    }
+
     /// The database file.
     pub fn file(&self) -> PathBuf {
         self.folder.join("sqlite.db")
