@@ -42,6 +42,13 @@ pub struct Table {
     pub shape: Vec<u8>,
 }
 
+impl Table {
+    /// Whether its rows go along with changes and are none, as values of sequences do: they have no commit time.
+    pub fn goes_along(&self) -> bool {
+        self.name.starts_with('!')
+    }
+}
+
 /// A piece of an arena.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub(crate) struct Span {

@@ -172,7 +172,7 @@ impl Seeker<'_> {
             let Some(row) = (index < batch.len()).then(|| batch.row(index)) else { continue };
             let at = row.at;
             // What goes along with changes and is none, as values of sequences do, was not committed at some time.
-            if row.table.name.starts_with('!') {
+            if row.table.goes_along() {
                 continue;
             }
             if at == 0 {

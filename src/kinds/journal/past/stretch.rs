@@ -188,7 +188,7 @@ fn read(span: &Span) -> Result<Survey> {
 
 /// Enters tables into a list that has each name once. What goes along with changes and is none has no table of its own.
 pub(super) fn enter(known: &mut Vec<Arc<Table>>, tables: &[Arc<Table>]) {
-    for table in tables.iter().filter(|table| !table.name.starts_with('!')) {
+    for table in tables.iter().filter(|table| !table.goes_along()) {
         match known.iter_mut().find(|known| known.name == table.name) {
             Some(known) => known.clone_from(table),
             None => known.push(Arc::clone(table)),
