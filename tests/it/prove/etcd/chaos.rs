@@ -179,7 +179,9 @@ fn trial(members: &'static [Etcd], source: &EtcdDb, sink: &Sink, site: &Site, ro
     }
     // In every other round it has just met what happened, else it has got over it.
     if round % 2 == 0 {
-        site.until("it follows again", PATIENCE, |status| status["consistent"] == true && status["state"] == "following");
+        site.until("it follows again", PATIENCE, |status| {
+            status["consistent"] == true && status["state"] == "following"
+        });
     }
     program.kill();
     done.kills += 1;

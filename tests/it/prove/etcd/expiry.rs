@@ -308,7 +308,8 @@ fn judge(name: &str, lives: &Lives, pause: (i128, i128), looks: &[Look]) {
         for look in looks {
             let away = look.ended > pause.0 && look.begun < pause.1;
             let found = look.found.get(key).copied();
-            let says = || format!("{name} {key}: {found:?} of {lives:?} at {}..{}, away {pause:?}", look.begun, look.ended);
+            let says =
+                || format!("{name} {key}: {found:?} of {lives:?} at {}..{}, away {pause:?}", look.begun, look.ended);
             if let Some(found) = found {
                 let life = &lives[found.life];
                 assert_eq!(found.leased, life.leased, "an expiry is missing, or made up: {}", says());

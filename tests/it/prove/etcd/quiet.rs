@@ -43,8 +43,7 @@ fn quiet(name: &str, release: Release, dst: &str, sink: impl Fn() -> Lines + Syn
         .collect();
     server.write_leased(&puts);
     let mut keeper = server.ctl_command(&["lease", "keep-alive", &lease]).stdout(Stdio::null()).spawn().unwrap();
-    let site =
-        Site::watched(&format!("etcd-{name}"), &format!("name: {name}\nsrc: {}\ndst: {dst}\n", source.yaml()));
+    let site = Site::watched(&format!("etcd-{name}"), &format!("name: {name}\nsrc: {}\ndst: {dst}\n", source.yaml()));
     let program = site.start("run", &[]);
     site.until_caught_up(PATIENCE);
     let before = (server.dump(&source.prefix), leases(server));
