@@ -19,17 +19,16 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Keys under the lease that is kept alive.
 const ALIVE: usize = 5;
 
+/// A server of either version, into either kind, side by side: most of it is waiting.
 #[test]
-fn after_a_long_quiet_a_put_arrives_in_etcd_and_what_is_kept_alive_lives() {
-    let sink = EtcdDb::empty(crate::support::etcd::sink(), "quiet");
-    quiet("new-to-etcd", Release::New, &sink.yaml(), || sink.dump());
-}
-
-#[test]
-fn after_a_long_quiet_a_put_arrives_in_sqlite_and_what_is_kept_alive_lives() {
+fn after_a_long_quiet_a_put_arrives_and_what_is_kept_alive_lives() {
     let folder = tempfile::tempdir().unwrap();
-    let sink = SqliteDb::at(folder.path().join("dst"));
-    quiet("old-to-sqlite", Release::Old, &sink.yaml(), || lines(&sink.dump(now_us())));
+    let (sqlite, etcd) =
+        (SqliteDb::at(folder.path().join("dst")), EtcdDb::empty(crate::support::etcd::sink(), "quiet"));
+    std::thread::scope(|scope| {
+        scope.spawn(|| quiet("new-to-etcd", Release::New, &etcd.yaml(), || etcd.dump()));
+        scope.spawn(|| quiet("old-to-sqlite", Release::Old, &sqlite.yaml(), || lines(&sqlite.dump(now_us()))));
+    });
 }
 
 fn quiet(name: &str, release: Release, dst: &str, sink: impl Fn() -> Lines + Sync) {
