@@ -51,17 +51,19 @@ fn watched(name: &str, from: &'static Etcd, to: &'static Etcd) {
     let mut program = Some(site.start("run", &[]));
     site.until_caught_up(PATIENCE);
     let (told, written, versions) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
-    let (begun, mut kills) = (Instant::now(), 0);
+    let (begun, mut kills) = (Instant::now(), 0u64);
     let seen = std::thread::scope(|scope| {
         let writer = scope.spawn(|| on_runtime(write(&source, &told, &written)));
         let observer = scope.spawn(|| on_runtime(observe(&sink, &told, &versions)));
         let over = Told(&told);
-        let (enough, kill_every) = (pick(40, 1_500), Duration::from_secs(pick(3, 10)));
-        let mut last = Instant::now();
-        while versions.load(Ordering::Relaxed) < enough && !writer.is_finished() && !observer.is_finished() {
-            assert!(begun.elapsed() < pick(2, 10) * PATIENCE, "too few versions are seen\n{}", site.log());
-            if last.elapsed() > kill_every && kills < pick(1, 12) {
-                last = Instant::now();
+        let (enough, lives) = (pick(40, 1_500), pick(2, 13));
+        loop {
+            let seen = versions.load(Ordering::Relaxed);
+            if seen >= enough || writer.is_finished() || observer.is_finished() {
+                break;
+            }
+            assert!(begun.elapsed() < pick(1, 10) * PATIENCE, "too few versions are seen\n{}", site.log());
+            if seen > enough * (kills + 1) / lives {
                 kills += 1;
                 program.take().unwrap().kill();
                 program = Some(site.start("run", &[]));
