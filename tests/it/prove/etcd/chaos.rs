@@ -178,7 +178,7 @@ fn trial(members: &'static [Etcd], source: &EtcdDb, sink: &Sink, site: &Site, ro
         done.sink_restarts += 1;
     }
     // In every other round it has just met what happened, else it has got over it.
-    if round % 2 == 0 {
+    if round.is_multiple_of(2) {
         site.until("it follows again", PATIENCE, |status| {
             status["consistent"] == true && status["state"] == "following"
         });
