@@ -6,6 +6,7 @@ pub mod disk;
 pub mod etcd;
 #[cfg(feature = "etcd")]
 pub mod etcddb;
+pub mod gone;
 pub mod log;
 #[cfg(feature = "postgresql")]
 pub mod pg;
