@@ -12,6 +12,7 @@ use crate::engine::pipeline::{Pipeline, Settings};
 use crate::engine::status::Shared;
 use crate::engine::verify::Sides;
 use crate::error::{Error, Result};
+use crate::kinds::open::shared::Memory;
 use crate::model::Owner;
 use crate::ops::owner::{self, Ownership};
 use crate::ops::route::Route;
@@ -32,7 +33,6 @@ pub(super) fn pipeline(
     status: Shared,
     stop: watch::Receiver<bool>,
 ) -> Result<Pipeline> {
-    let memory = config.memory / config.pipelines.len() as u64;
     let sides = sides(route, configured.lag_budget)?;
     let missing = |what| Error::bug(format!("open {}: no {what}", route.stream));
     Ok(Pipeline {
@@ -40,7 +40,7 @@ pub(super) fn pipeline(
             stream: route.stream.clone(),
             owner,
             scope: route.scope.clone(),
-            memory: usize::try_from(memory).unwrap_or(usize::MAX),
+            memory: Memory::of(config, configured).pipeline,
             parallel: configured.parallel,
             force: configured.force,
             prune: configured.prune,

@@ -311,7 +311,9 @@ fn fits(batch: &Batch) -> Result<()> {
         return Err(Error::bug(format!("write to the journal: a change of {partition} lies behind its end")));
     }
     let most = RECORDS_MAX / 2;
-    if batch.rows().all(|row| row.key.len() + row.body.len() + row.from.map_or(0, <[u8]>::len) <= most) {
+    if batch.bytes() <= most
+        || batch.rows().all(|row| row.key.len() + row.body.len() + row.from.map_or(0, <[u8]>::len) <= most)
+    {
         return Ok(());
     }
     let (partition, most) = (&batch.partition, most >> 20);

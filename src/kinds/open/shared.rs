@@ -44,6 +44,39 @@ fn is_in_reserve(pipeline: &Pipeline) -> bool {
     may && matches!(pipeline.src, Endpoint::Postgresql(_))
 }
 
+/// LIMIT: what a reader in reserve takes beside a pipeline: it only has to outrun a sink that is behind.
+const PARTS_IN_RESERVE: u64 = 1;
+/// What a pipeline takes, or a reader that is always there: as much as the other.
+const PARTS: u64 = 4;
+
+/// Bytes of `memory` that changes may take within one pipeline, and within the reader of its source if it has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// In the pipeline.
+    pub pipeline: usize,
+    /// In the reader, which other pipelines may share.
+    pub reader: usize,
+}
+
+impl Memory {
+    /// The shares of a pipeline: together, those of all pipelines and of their readers are `memory`.
+    pub fn of(config: &Config, pipeline: &Pipeline) -> Self {
+        let leads = |one: &&Pipeline| one.shares.first().is_none_or(|first| *first == one.name);
+        let readers: u64 = config.pipelines.iter().filter(leads).map(reader_parts).sum();
+        let all = config.pipelines.len() as u64 * PARTS + readers;
+        let share = |parts: u64| usize::try_from(config.memory / all * parts).unwrap_or(usize::MAX);
+        Self { pipeline: share(PARTS), reader: share(reader_parts(pipeline)) }
+    }
+}
+
+fn reader_parts(pipeline: &Pipeline) -> u64 {
+    match (is_journaled(pipeline), is_in_reserve(pipeline)) {
+        (true, _) => PARTS,
+        (_, true) => PARTS_IN_RESERVE,
+        _ => 0,
+    }
+}
+
 /// The name under which a pipeline's source is read.
 pub fn leader<'c>(config: &Config, pipeline: &'c Pipeline) -> &'c str {
     if !is_journaled(pipeline) {
@@ -97,13 +130,16 @@ impl Reader {
         let (lineage, own) = (pipeline.src.kind().to_string(), keys.clone());
         // LIMIT: room is made by whole segments that are closed, so that of a small journal a sixteenth is one.
         let segment_bytes = (pipeline.journal.max_bytes / 16).clamp(4 << 20, 64 << 20);
-        // LIMIT: what is being written, and as much that is made meanwhile.
-        let waiting_bytes = (config.memory_of_one() / 8).clamp(1 << 20, 32 << 20);
+        // A capture that feeds no pipeline may be of a source that is read directly otherwise.
+        let memory = Memory::of(config, pipeline);
+        let memory = if memory.reader == 0 { memory.pipeline } else { memory.reader };
+        // LIMIT: batches take half of it. As much that waits for the disk may take twice its bytes, as buffers grow.
+        let waiting_bytes = (memory / 4).clamp(1 << 20, 32 << 20);
         let wanted = Wanted {
             name: name.to_owned(),
             names: pipeline.shares.clone(),
             ack,
-            memory: config.memory_of_one() / 2,
+            memory,
             disk: Box::new(move || Folder::own(&folder).map(|folder| Arc::new(folder) as Arc<dyn Disk>)),
             options: Box::new(move || Options {
                 keys: own.clone(),
@@ -252,4 +288,34 @@ fn keys(pipeline: &Pipeline) -> Result<Keys> {
 fn now() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What each pipeline of this file takes, and its reader.
+    fn memory(pipelines: &str) -> Vec<Memory> {
+        let text = format!("memory: 120MiB\npipelines:\n{pipelines}");
+        let config = crate::config::parse("f", &text, &crate::config::Process).unwrap();
+        config.pipelines.iter().map(|pipeline| Memory::of(&config, pipeline)).collect()
+    }
+
+    #[test]
+    fn pipelines_and_their_readers_share_what_there_is() {
+        let shares = |pipeline: u64, reader: u64| Memory {
+            pipeline: (pipeline << 20) as usize,
+            reader: (reader << 20) as usize,
+        };
+        let to = |name: &str| format!("dst: {{ type: sqlite, path: /nowhere/{name} }}");
+        let file = format!("  - {{ name: a, src: {{ type: sqlite, path: /nowhere/src }}, {} }}\n", to("a"));
+        assert_eq!(memory(&file), [shares(60, 60)], "a journal is always there");
+        let database = "src: { type: postgresql, conn_string: 'postgresql://h/d' }";
+        let alone = format!("  - {{ name: a, {database}, {} }}\n", to("a"));
+        assert_eq!(memory(&alone), [shares(96, 24)], "one in reserve");
+        let off = format!("  - {{ name: a, journal: {{ enabled: false }}, {database}, {} }}\n", to("a"));
+        assert_eq!(memory(&off), [shares(120, 0)]);
+        let two = format!("{alone}  - {{ name: b, {database}, {} }}\n", to("b"));
+        assert_eq!(memory(&two), [shares(40, 40); 2], "two that share one reader");
+    }
 }

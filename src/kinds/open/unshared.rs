@@ -20,6 +20,19 @@ pub fn is_relayed(_: &Pipeline) -> bool {
     false
 }
 
+/// Bytes of `memory` that changes may take within one pipeline.
+pub struct Memory {
+    /// In the pipeline.
+    pub pipeline: usize,
+}
+
+impl Memory {
+    /// As much for each.
+    pub fn of(config: &Config, _: &Pipeline) -> Self {
+        Self { pipeline: config.memory_of_one() }
+    }
+}
+
 /// Nothing.
 pub fn remarks(_: &Config, _: &Pipeline) -> Vec<Remark> {
     Vec::new()
