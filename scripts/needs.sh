@@ -39,6 +39,14 @@ for part in "$@"; do
       need etcd etcd-server
       need etcdctl etcd-client
       need openssl openssl
+      # A client of DynamoDB that is not ours, and Amazon's own emulator of it.
+      if ! python3 -c 'import boto3' 2>/dev/null && ! /usr/bin/python3 -c 'import boto3' 2>/dev/null; then
+        missing+=(python3 python3-boto3)
+      fi
+      if [ "${DYNAMODB_LOCAL:-}" != off ]; then
+        need java default-jre-headless
+        need mvn maven
+      fi
       if ! command -v go >/dev/null 2>&1; then
         need curl curl
         need unzip unzip
@@ -82,4 +90,5 @@ fi
 if [[ " $* " == *" servers "* ]]; then
   cd "$(dirname "$0")/.."
   scripts/etcd.sh
+  scripts/dynamodb.sh
 fi

@@ -126,6 +126,15 @@ impl Printer {
         text(lines)
     }
 
+    /// Something listens here.
+    #[cfg(feature = "dynamodb")]
+    pub fn listening(self, address: std::net::SocketAddr) -> Result<()> {
+        if self.json {
+            return line(&json!({ "event": "listening", "address": address }));
+        }
+        text(&format!("listening on http://{address}\n"))
+    }
+
     /// A slot is gone.
     pub fn dropped(self, dropped: &Dropped) -> Result<()> {
         if self.json { event("dropped", dropped) } else { text(&format!("{}: {}\n", dropped.name, dropped.what)) }

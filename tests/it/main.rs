@@ -11,6 +11,8 @@ mod config;
 mod sqlite;
 #[macro_use]
 mod conformance;
+#[cfg(feature = "dynamodb")]
+mod dynamodb;
 #[cfg(all(feature = "etcd", feature = "postgresql", feature = "sqlite"))]
 mod etcd;
 #[cfg(all(feature = "postgresql", feature = "sqlite"))]

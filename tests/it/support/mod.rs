@@ -2,6 +2,8 @@
 
 #[cfg(feature = "journal")]
 pub mod disk;
+#[cfg(feature = "dynamodb")]
+pub mod dynamodb;
 #[cfg(feature = "etcd")]
 pub mod etcd;
 #[cfg(feature = "etcd")]

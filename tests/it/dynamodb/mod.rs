@@ -1,0 +1,3 @@
+//! DynamoDB: the simulator as others see it.
+
+mod simulator;
