@@ -54,9 +54,13 @@ mod tests {
 
     #[test]
     fn flags_and_options_make_a_service() {
-        let wanted = parsed(&["--speed", "60x", "--rotate-every", "5m", "--options", r#"{"faults":{"throttle":7},"shards":4}"#]);
+        let wanted =
+            parsed(&["--speed", "60x", "--rotate-every", "5m", "--options", r#"{"faults":{"throttle":7},"shards":4}"#]);
         let options = options(&wanted).unwrap();
-        assert_eq!((wanted.speed, options.rotate_every_seconds, options.shards, options.faults.throttle), (60, 300, 4, 7));
+        assert_eq!(
+            (wanted.speed, options.rotate_every_seconds, options.shards, options.faults.throttle),
+            (60, 300, 4, 7)
+        );
     }
 
     #[test]

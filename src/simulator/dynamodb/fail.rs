@@ -70,9 +70,7 @@ impl Kind {
             Self::InternalServerError => ("com.amazonaws.dynamodb.v20120810#InternalServerError", 500),
             Self::Serialization => ("com.amazon.coral.service#SerializationException", 400),
             Self::UnknownOperation => ("com.amazon.coral.service#UnknownOperationException", 400),
-            Self::MissingAuthenticationToken => {
-                ("com.amazon.coral.service#MissingAuthenticationTokenException", 400)
-            }
+            Self::MissingAuthenticationToken => ("com.amazon.coral.service#MissingAuthenticationTokenException", 400),
         }
     }
 }

@@ -29,11 +29,13 @@ impl<'a> Input<'a> {
     /// # Errors
     /// It is no object, or uses the parameters from before there were expressions.
     pub fn new(json: &'a Json) -> Result<Self> {
-        let map = json
-            .as_object()
-            .ok_or_else(|| Failure::new(Kind::Serialization, "Unexpected value type in payload: an object was expected"))?;
+        let map = json.as_object().ok_or_else(|| {
+            Failure::new(Kind::Serialization, "Unexpected value type in payload: an object was expected")
+        })?;
         if let Some(name) = LEGACY.iter().find(|name| map.contains_key(**name)) {
-            return Err(Failure::invalid(format!("the simulator does not take the legacy parameter {name}; use expressions")));
+            return Err(Failure::invalid(format!(
+                "the simulator does not take the legacy parameter {name}; use expressions"
+            )));
         }
         Ok(Self(map))
     }

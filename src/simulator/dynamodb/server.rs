@@ -84,9 +84,9 @@ impl Server {
     /// # Errors
     /// Config when the address cannot be had.
     pub async fn bind(address: SocketAddr, options: Options, pace: Pace) -> Result<Self> {
-        let listener = TcpListener::bind(address)
-            .await
-            .map_err(|error| Error::config(format!("listen on {address}: {}; choose another with --listen", error.kind())))?;
+        let listener = TcpListener::bind(address).await.map_err(|error| {
+            Error::config(format!("listen on {address}: {}; choose another with --listen", error.kind()))
+        })?;
         let world = Mutex::new((World::new(options), Clock::new(pace)));
         Ok(Self { listener, shared: Arc::new(Shared { world }) })
     }
@@ -156,7 +156,10 @@ async fn answer(shared: &Shared, request: HttpRequest<Incoming>) -> std::result:
     let target = header("x-amz-target").unwrap_or_default();
     let signed = request.headers().contains_key(AUTHORIZATION);
     let Ok(body) = Limited::new(request.into_body(), LARGEST_BODY).collect().await.map(|body| body.to_bytes()) else {
-        return Ok(plain(StatusCode::PAYLOAD_TOO_LARGE, &json!({ "error": "read the request: it is too large, or was cut" })));
+        return Ok(plain(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            &json!({ "error": "read the request: it is too large, or was cut" }),
+        ));
     };
     if let Some(name) = path.strip_prefix("/_simulator/") {
         let done = control(&mut shared.lock(), name, &body);
@@ -183,10 +186,8 @@ fn control(state: &mut (World, Clock), name: &str, body: &[u8]) -> std::result::
             Json::Null => Ok(0),
             number => number.as_u64().ok_or_else(|| format!("{name} is a number of 0 or more")),
         };
-        clock.ahead = clock
-            .ahead
-            .saturating_add(part("seconds")?.saturating_mul(1000))
-            .saturating_add(part("milliseconds")?);
+        clock.ahead =
+            clock.ahead.saturating_add(part("seconds")?.saturating_mul(1000)).saturating_add(part("milliseconds")?);
         return world.control(clock.now(), name, b"");
     }
     world.control(clock.now(), name, body)

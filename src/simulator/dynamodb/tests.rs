@@ -203,7 +203,10 @@ fn a_stream_that_is_switched_off_can_be_read_for_a_day_and_another_one_begins() 
     ask.put(2, "between");
     assert_eq!(ask.drain(&shard).0.len(), 1);
     assert_eq!(ask.call("DescribeStream", &json!({"StreamArn": arn}))["StreamDescription"]["StreamStatus"], "DISABLED");
-    ask.call("UpdateTable", &json!({"TableName": "t", "StreamSpecification": {"StreamEnabled": true, "StreamViewType": "NEW_IMAGE"}}));
+    ask.call(
+        "UpdateTable",
+        &json!({"TableName": "t", "StreamSpecification": {"StreamEnabled": true, "StreamViewType": "NEW_IMAGE"}}),
+    );
     assert_ne!(ask.arn(), arn);
     ask.now += 25 * HOUR;
     assert_eq!(ask.refused("DescribeStream", &json!({"StreamArn": arn})), "ResourceNotFoundException");
@@ -277,7 +280,10 @@ fn describe_stream_and_get_records_have_rates() {
 fn an_item_whose_time_is_over_is_deleted_by_the_service() {
     let mut ask = Ask::new(Options { rotate_every_seconds: 0, ..Options::default() });
     ask.table("t");
-    ask.call("UpdateTimeToLive", &json!({"TableName": "t", "TimeToLiveSpecification": {"Enabled": true, "AttributeName": "e"}}));
+    ask.call(
+        "UpdateTimeToLive",
+        &json!({"TableName": "t", "TimeToLiveSpecification": {"Enabled": true, "AttributeName": "e"}}),
+    );
     let expires = (ask.now / 1000 + 60).to_string();
     let with = |r: u64, e: &str| json!({"h": {"S": "a"}, "r": {"N": r.to_string()}, "e": {"N": e}});
     ask.call("PutItem", &json!({"TableName": "t", "Item": with(1, &expires)}));
@@ -290,7 +296,10 @@ fn an_item_whose_time_is_over_is_deleted_by_the_service() {
     ask.now += 700_000;
     assert!(ask.call("GetItem", &json!({"TableName": "t", "Key": key(1)})).get("Item").is_none());
     assert!(ask.call("GetItem", &json!({"TableName": "t", "Key": key(2)})).get("Item").is_some());
-    assert!(ask.call("GetItem", &json!({"TableName": "t", "Key": key(3)})).get("Item").is_some(), "older than five years");
+    assert!(
+        ask.call("GetItem", &json!({"TableName": "t", "Key": key(3)})).get("Item").is_some(),
+        "older than five years"
+    );
     let shard = id(&ask.shards()[0]);
     let (records, _) = ask.drain(&shard);
     let last = records.last().unwrap();
@@ -380,7 +389,9 @@ fn pages_of_a_query_go_on_where_they_ended_in_both_directions() {
                     "ScanIndexForward": forward, "ExclusiveStartKey": start,
                     "ExpressionAttributeValues": {":h": {"S": "a"}, ":a": {"N": "3"}, ":b": {"N": "20"}}}),
             );
-            seen.extend(page["Items"].as_array().unwrap().iter().map(|i| i["r"]["N"].as_str().unwrap().parse::<u64>().unwrap()));
+            seen.extend(
+                page["Items"].as_array().unwrap().iter().map(|i| i["r"]["N"].as_str().unwrap().parse::<u64>().unwrap()),
+            );
             match page.get("LastEvaluatedKey") {
                 Some(key) => start = key.clone(),
                 None => break,
@@ -441,7 +452,14 @@ fn a_script_names_the_call_that_goes_wrong() {
 fn the_same_seed_and_requests_give_the_same_answers() {
     let run = |seed: u64| {
         let faults = Rates { throttle: 100, internal_error: 50, lost_answer: 50, ..Rates::default() };
-        let options = Options { seed, rotate_every_seconds: 60, split_permille: 300, late_milliseconds: 2000, faults, ..Options::default() };
+        let options = Options {
+            seed,
+            rotate_every_seconds: 60,
+            split_permille: 300,
+            late_milliseconds: 2000,
+            faults,
+            ..Options::default()
+        };
         let mut ask = Ask::new(options);
         ask.table("t");
         let mut all = Vec::new();

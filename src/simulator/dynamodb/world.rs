@@ -167,7 +167,13 @@ impl World {
     }
 
     /// Writes an item, or deletes it, with a record if that changes anything. Gives what was there.
-    pub(super) fn write(&mut self, table: &str, place: &Place, new: Option<Item>, by_service: bool) -> Option<Arc<Item>> {
+    pub(super) fn write(
+        &mut self,
+        table: &str,
+        place: &Place,
+        new: Option<Item>,
+        by_service: bool,
+    ) -> Option<Arc<Item>> {
         let table = self.tables.get_mut(table).expect("a table that is written was looked up");
         let same = table.get(place).map(Arc::as_ref) == new.as_ref();
         if same {
@@ -226,7 +232,10 @@ impl World {
 }
 
 fn internal() -> Failure {
-    Failure::new(Kind::InternalServerError, "The request processing has failed because of an unknown error, exception or failure.")
+    Failure::new(
+        Kind::InternalServerError,
+        "The request processing has failed because of an unknown error, exception or failure.",
+    )
 }
 
 /// `ConsumedCapacity`, where a request asks for it.

@@ -45,14 +45,20 @@ pub fn local() -> Option<Service> {
         return None;
     }
     let pom = include_str!("../../fixtures/dynamodb/pom.xml");
-    let version = pom.split("<artifactId>DynamoDBLocal</artifactId><version>").nth(1).unwrap().split('<').next().unwrap();
+    let version =
+        pom.split("<artifactId>DynamoDBLocal</artifactId><version>").nth(1).unwrap().split('<').next().unwrap();
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
     let library: PathBuf = target.join("fixtures").join(format!("dynamodb-local-{version}"));
     assert!(library.is_dir(), "{} is not there: run `make servers`", library.display());
     let library = library.display();
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let process = Command::new("java")
-        .args([&format!("-Djava.library.path={library}"), &format!("-Dsqlite4java.library.path={library}"), "-Xmx512m", "-cp"])
+        .args([
+            &format!("-Djava.library.path={library}"),
+            &format!("-Dsqlite4java.library.path={library}"),
+            "-Xmx512m",
+            "-cp",
+        ])
         .args([&format!("{library}/*"), "software.amazon.dynamodb.services.local.main.ServerRunner"])
         .args(["-inMemory", "-sharedDb", "-disableTelemetry", "-port", &port.to_string()])
         .env("DDB_LOCAL_TELEMETRY", "0")
@@ -71,8 +77,13 @@ pub fn local() -> Option<Service> {
 
 /// A Python that has boto3.
 pub fn python() -> &'static str {
-    let has = |python: &str| Command::new(python).args(["-c", "import boto3"]).output().is_ok_and(|done| done.status.success());
-    ["python3", "/usr/bin/python3"].into_iter().find(|python| has(python)).expect("no Python has boto3: run `make servers`")
+    let has = |python: &str| {
+        Command::new(python).args(["-c", "import boto3"]).output().is_ok_and(|done| done.status.success())
+    };
+    ["python3", "/usr/bin/python3"]
+        .into_iter()
+        .find(|python| has(python))
+        .expect("no Python has boto3: run `make servers`")
 }
 
 /// An answer: status, headers in lower case, body.
@@ -92,8 +103,11 @@ impl Service {
     pub fn post(&self, path: &str, headers: &str, body: &str) -> Option<Said> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         let length = body.len();
-        write!(stream, "POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n{body}")
-            .unwrap();
+        write!(
+            stream,
+            "POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n{body}"
+        )
+        .unwrap();
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).ok()?;
         let answer = String::from_utf8(answer).unwrap();
@@ -143,7 +157,13 @@ impl Service {
             .behavior_version(aws_sdk_dynamodbstreams::config::BehaviorVersion::v2026_01_12())
             .endpoint_url(self.url())
             .region(aws_sdk_dynamodbstreams::config::Region::new("us-east-1"))
-            .credentials_provider(aws_sdk_dynamodbstreams::config::Credentials::new("test", "planted-secret", None, None, "test"))
+            .credentials_provider(aws_sdk_dynamodbstreams::config::Credentials::new(
+                "test",
+                "planted-secret",
+                None,
+                None,
+                "test",
+            ))
             .retry_config(aws_sdk_dynamodbstreams::config::retry::RetryConfig::disabled());
         aws_sdk_dynamodbstreams::Client::from_conf(config.build())
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value as Json, json};
 
+use super::super::expression::project;
 use super::super::fail::{Failure, Result};
 use super::super::faults::Fault;
 use super::super::input::Input;
@@ -14,7 +15,6 @@ use super::super::world::World;
 use super::read::selected;
 use super::transact::sized;
 use super::write::units;
-use super::super::expression::project;
 
 /// LIMIT: writes of a batch, as documented.
 const WRITES: usize = 25;

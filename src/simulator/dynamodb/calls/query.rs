@@ -45,8 +45,7 @@ fn read(world: &World, input: &Input<'_>, names: &mut super::super::expression::
     if input.flag("ConsistentRead")? && index.as_ref().is_some_and(|index| !index.local) {
         return Err(Failure::invalid("Consistent reads are not supported on global secondary indexes"));
     }
-    let filter =
-        input.text("FilterExpression")?.map(|text| condition(text, "FilterExpression", names)).transpose()?;
+    let filter = input.text("FilterExpression")?.map(|text| condition(text, "FilterExpression", names)).transpose()?;
     let mut projection = input.text("ProjectionExpression")?.map(|text| projection(text, names)).transpose()?;
     let select = input.text("Select")?;
     match (select, &projection) {
@@ -169,7 +168,9 @@ pub fn query(world: &mut World, input: &Input<'_>) -> Result<Json> {
     let table = world.table(&read.table)?;
     let schema = read.index.as_ref().map_or(&table.schema, |index| &index.schema);
     let text = input.text("KeyConditionExpression")?.ok_or_else(|| {
-        Failure::invalid("Either the KeyConditions or KeyConditionExpression parameter must be specified in the request.")
+        Failure::invalid(
+            "Either the KeyConditions or KeyConditionExpression parameter must be specified in the request.",
+        )
     })?;
     let range = schema.range.as_ref().map(|range| range.name.as_str());
     let keys = key_condition(text, &schema.hash.name, range, &mut names)?;
@@ -285,7 +286,8 @@ fn page<'a>(world: &World, read: &Read, rows: impl Iterator<Item = Row<'a>>) -> 
         if read.filter.as_ref().is_none_or(|filter| filter.holds(item)) {
             page.matched += 1;
             if !read.count {
-                page.items.push(read.projection.as_ref().map_or_else(|| (**item).clone(), |paths| project(item, paths)));
+                page.items
+                    .push(read.projection.as_ref().map_or_else(|| (**item).clone(), |paths| project(item, paths)));
             }
         }
         if page.scanned >= limit || page.bytes >= PAGE {

@@ -23,7 +23,9 @@ pub fn update_ttl(world: &mut World, input: &Input<'_>) -> Result<Json> {
         (true, Some(_)) => return Err(Failure::invalid("TimeToLive is already enabled")),
         (false, None) => return Err(Failure::invalid("TimeToLive is already disabled")),
         (false, Some(other)) if other != attribute => {
-            return Err(Failure::invalid(format!("TimeToLive is active on a different AttributeName: current AttributeName is {other}")));
+            return Err(Failure::invalid(format!(
+                "TimeToLive is active on a different AttributeName: current AttributeName is {other}"
+            )));
         }
         (true, None) => table.expire_by(Some(attribute.to_owned())),
         (false, Some(_)) => table.expire_by(None),

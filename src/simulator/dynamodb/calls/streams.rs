@@ -40,7 +40,8 @@ pub fn list(world: &mut World, input: &Input<'_>) -> Result<Json> {
     if let (Some(last), Some(_)) = (page.last(), found.next()) {
         answer.insert("LastEvaluatedStreamArn".into(), last.arn.as_str().into());
     }
-    let one = |stream: &&Stream| json!({ "StreamArn": stream.arn, "TableName": stream.table, "StreamLabel": stream.label });
+    let one =
+        |stream: &&Stream| json!({ "StreamArn": stream.arn, "TableName": stream.table, "StreamLabel": stream.label });
     answer.insert("Streams".into(), page.iter().map(one).collect());
     Ok(Json::Object(answer))
 }
@@ -216,7 +217,8 @@ pub fn records(world: &mut World, input: &Input<'_>) -> Result<Json> {
     let (readers, calls) = (world.options.readers_per_shard, world.options.get_records_per_second);
     let gone = || Failure::new(Kind::ResourceNotFound, "Invalid ShardId in ShardIterator");
     stream(world, &token.stream)?;
-    let shard = world.streams.get_mut(&token.stream).and_then(|stream| stream.shard_mut(&token.shard)).ok_or_else(gone)?;
+    let shard =
+        world.streams.get_mut(&token.stream).and_then(|stream| stream.shard_mut(&token.shard)).ok_or_else(gone)?;
     if fault == Some(Fault::Throttle) {
         return Err(Failure::new(Kind::LimitExceeded, "Rate exceeded for shard"));
     }

@@ -76,7 +76,14 @@ pub fn create(world: &mut World, input: &Input<'_>) -> Result<Json> {
     table.arn = arn(world, &name);
     table.id = {
         let (a, b) = (mix(hash(name.as_bytes()) ^ world.now), world.chance.next());
-        format!("{:08x}-{:04x}-4{:03x}-8{:03x}-{:012x}", a >> 32, a >> 16 & 0xffff, a & 0xfff, b >> 52, b & 0xffff_ffff_ffff)
+        format!(
+            "{:08x}-{:04x}-4{:03x}-8{:03x}-{:012x}",
+            a >> 32,
+            a >> 16 & 0xffff,
+            a & 0xfff,
+            b >> 52,
+            b & 0xffff_ffff_ffff
+        )
     };
     table.created = world.now;
     table.busy = (world.now + world.options.table_delay_milliseconds, "CREATING");

@@ -34,17 +34,19 @@ pub fn sized(name: &str, length: usize, limit: usize) -> Result<()> {
 
 fn action<'a>(json: &'a Json) -> Result<(Action, Input<'a>)> {
     let whole = Input::new(json)?;
-    let known =
-        [("Put", Action::Put), ("Update", Action::Update), ("Delete", Action::Delete), ("ConditionCheck", Action::Check)];
+    let known = [
+        ("Put", Action::Put),
+        ("Update", Action::Update),
+        ("Delete", Action::Delete),
+        ("ConditionCheck", Action::Check),
+    ];
     let mut found = Vec::new();
     for (name, action) in known {
         found.extend(whole.part(name)?.map(|part| (action, part)));
     }
     match found.len() {
         1 => Ok(found.remove(0)),
-        _ => Err(Failure::invalid(
-            "TransactItems can only contain one of Check, Put, Update or Delete",
-        )),
+        _ => Err(Failure::invalid("TransactItems can only contain one of Check, Put, Update or Delete")),
     }
 }
 
@@ -109,9 +111,10 @@ fn disturbed(world: &mut World, count: usize) -> Result<()> {
     let (code, message) = match world.fault {
         Some(Fault::TransactionConflict) => ("TransactionConflict", "Transaction is ongoing for the item"),
         // The service says it in both ways.
-        Some(Fault::Throttle) if world.chance.below(2) == 0 => {
-            ("ThrottlingError", "Throughput exceeds the current capacity for one or more global secondary indexes or the table")
-        }
+        Some(Fault::Throttle) if world.chance.below(2) == 0 => (
+            "ThrottlingError",
+            "Throughput exceeds the current capacity for one or more global secondary indexes or the table",
+        ),
         _ => return Ok(()),
     };
     let at = usize::try_from(world.chance.below(count as u64)).unwrap_or(0);

@@ -113,7 +113,8 @@ impl Prepared {
             Action::Update => {
                 let table = world.table(&self.table)?;
                 let before = old.as_deref().cloned().unwrap_or_else(|| table.schema.item(&self.key));
-                let after = self.update.as_ref().map_or_else(|| Ok(before.clone()), |update| update.applied(&before))?;
+                let after =
+                    self.update.as_ref().map_or_else(|| Ok(before.clone()), |update| update.applied(&before))?;
                 table.check(&after).map_err(|failure| match failure.message.as_str() {
                     "Item size has exceeded the maximum allowed size" => {
                         Failure::invalid("Item size to update has exceeded the maximum allowed size")

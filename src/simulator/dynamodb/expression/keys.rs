@@ -91,7 +91,9 @@ fn one(condition: &Condition) -> Result<(&str, SortCondition)> {
         Condition::BeginsWith(Operand::Path(path), Operand::Value(start)) => {
             Ok((name(path)?, SortCondition::BeginsWith(start.clone())))
         }
-        _ => Err(Failure::invalid("Invalid operator used in KeyConditionExpression: OR, NOT, <> and IN have no place there")),
+        _ => Err(Failure::invalid(
+            "Invalid operator used in KeyConditionExpression: OR, NOT, <> and IN have no place there",
+        )),
     }
 }
 

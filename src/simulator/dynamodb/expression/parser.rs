@@ -38,10 +38,13 @@ impl Names {
     /// A name or a value is not used by any of them.
     pub fn all_used(&self) -> Result<()> {
         let unused = |all: Vec<&String>| {
-            let unused: Vec<&str> = all.into_iter().filter(|name| !self.used.contains(*name)).map(String::as_str).collect();
+            let unused: Vec<&str> =
+                all.into_iter().filter(|name| !self.used.contains(*name)).map(String::as_str).collect();
             (!unused.is_empty()).then(|| unused.join(", "))
         };
-        for (what, keys) in [("Names", unused(self.names.keys().collect())), ("Values", unused(self.values.keys().collect()))] {
+        for (what, keys) in
+            [("Names", unused(self.names.keys().collect())), ("Values", unused(self.values.keys().collect()))]
+        {
             if let Some(keys) = keys {
                 return Err(Failure::invalid(format!(
                     "Value provided in ExpressionAttribute{what} unused in expressions: keys: {{{keys}}}"
@@ -375,9 +378,9 @@ impl<'a> Parser<'a> {
             }
             self.at += 1;
             if !seen.insert(clause.clone()) {
-                return Err(self.wrong(&format!(
-                    "The \"{clause}\" section can only be used once in an update expression;"
-                )));
+                return Err(
+                    self.wrong(&format!("The \"{clause}\" section can only be used once in an update expression;"))
+                );
             }
             loop {
                 let path = self.path()?;

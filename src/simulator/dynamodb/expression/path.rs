@@ -47,9 +47,8 @@ impl Path {
     pub fn conflicts(&self, other: &Self) -> bool {
         let apart = self.steps.iter().zip(&other.steps).find(|(a, b)| a != b);
         self.attribute == other.attribute
-            && apart.is_some_and(|pair| {
-                matches!(pair, (Step::Field(_), Step::Index(_)) | (Step::Index(_), Step::Field(_)))
-            })
+            && apart
+                .is_some_and(|pair| matches!(pair, (Step::Field(_), Step::Index(_)) | (Step::Index(_), Step::Field(_))))
     }
 }
 

@@ -73,14 +73,17 @@ fn a_wrong_expression_is_refused_with_the_services_words() {
 fn what_is_not_used_is_refused() {
     let mut names = names(&json!({":v": {"S": "a"}, ":w": {"S": "a"}}));
     condition("#s = :v", "ConditionExpression", &mut names).unwrap();
-    assert!(names.all_used().unwrap_err().message.ends_with("ExpressionAttributeValues unused in expressions: keys: {:w}"));
+    assert!(
+        names.all_used().unwrap_err().message.ends_with("ExpressionAttributeValues unused in expressions: keys: {:w}")
+    );
 }
 
 #[test]
 fn an_update_sees_the_item_as_it_was() {
     let item = json!({"a": {"N": "1"}, "b": {"N": "2"}, "l": {"L": [{"N": "0"}, {"N": "1"}, {"N": "2"}]}});
     let values = json!({":1": {"N": "1"}, ":l": {"L": [{"S": "z"}]}, ":s": {"SS": ["x"]}});
-    let after = updated("SET a = b, b = a + :1, c = if_not_exists(c, :1) REMOVE l[0], l[2] ADD n :1, s :s", &item, &values);
+    let after =
+        updated("SET a = b, b = a + :1, c = if_not_exists(c, :1) REMOVE l[0], l[2] ADD n :1, s :s", &item, &values);
     let expected = json!({
         "a": {"N": "2"}, "b": {"N": "2"}, "c": {"N": "1"}, "l": {"L": [{"N": "1"}]}, "n": {"N": "1"}, "s": {"SS": ["x"]},
     });

@@ -2,8 +2,8 @@
 
 use super::super::chance::Chance;
 use super::super::options::Options;
-use super::shard::{Closed, Readers, Shard};
 use super::Stream;
+use super::shard::{Closed, Readers, Shard};
 
 impl Stream {
     /// Opens the first shards, which share all hashes.
@@ -76,7 +76,8 @@ impl Stream {
 
     /// Ends the stream: its open shards end without children.
     pub fn end(&mut self, now: u64, chance: &mut Chance) {
-        let open: Vec<String> = self.shards.iter().filter(|shard| shard.is_open()).map(|shard| shard.id.clone()).collect();
+        let open: Vec<String> =
+            self.shards.iter().filter(|shard| shard.is_open()).map(|shard| shard.id.clone()).collect();
         for id in open {
             self.close(&id, now, chance);
         }

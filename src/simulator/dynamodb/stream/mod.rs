@@ -66,7 +66,15 @@ pub struct Change {
 
 impl Stream {
     /// A new stream with its first shards.
-    pub fn new(arn: String, table: &str, schema: Schema, view: &str, now: u64, options: &Options, chance: &mut Chance) -> Self {
+    pub fn new(
+        arn: String,
+        table: &str,
+        schema: Schema,
+        view: &str,
+        now: u64,
+        options: &Options,
+        chance: &mut Chance,
+    ) -> Self {
         let label = arn.rsplit('/').next().unwrap_or_default().to_owned();
         let mut stream = Self {
             arn,
@@ -114,13 +122,24 @@ impl Stream {
         };
         let new = change.new.filter(|_| keeps_new);
         let old = change.old.filter(|_| keeps_old);
-        let size = item_size(&change.keys) + [&new, &old].into_iter().flatten().map(|item| item_size(item)).sum::<usize>();
+        let size =
+            item_size(&change.keys) + [&new, &old].into_iter().flatten().map(|item| item_size(item)).sum::<usize>();
         let id = (chance.next(), chance.next());
         let shard = self.open_shard(change.token);
         // Within a shard nothing is seen before what was written before it.
         let visible = (now + late).max(shard.records.back().map_or(0, |record| record.visible));
-        let record =
-            Record { sequence, at: now, visible, id, event, keys: change.keys, new, old, size, by_service: change.by_service };
+        let record = Record {
+            sequence,
+            at: now,
+            visible,
+            id,
+            event,
+            keys: change.keys,
+            new,
+            old,
+            size,
+            by_service: change.by_service,
+        };
         shard.records.push_back(record);
         self.written += 1;
     }

@@ -57,7 +57,8 @@ impl Readers {
         if calls > 0 && self.calls.len() >= calls as usize {
             return Err("Rate exceeded for shard");
         }
-        let mut others: Vec<u64> = self.calls.iter().map(|(_, other)| *other).filter(|other| *other != reader).collect();
+        let mut others: Vec<u64> =
+            self.calls.iter().map(|(_, other)| *other).filter(|other| *other != reader).collect();
         others.sort_unstable();
         others.dedup();
         if readers > 0 && others.len() >= readers as usize {

@@ -53,7 +53,9 @@ fn a_key_is_in_order_along_the_lineage() {
     for shard in &stream.shards {
         assert!(shard.records.iter().all(|record| shard.covers(record.sequence)));
         let parent = shard.parent.as_ref().map(|id| stream.shard(id).unwrap());
-        assert!(parent.is_none_or(|p| p.closed.unwrap().sequence < shard.start && p.closed.unwrap().at <= shard.opened));
+        assert!(
+            parent.is_none_or(|p| p.closed.unwrap().sequence < shard.start && p.closed.unwrap().at <= shard.opened)
+        );
     }
     assert_eq!(stream.shards.iter().map(|s| s.records.len()).sum::<usize>(), 3000);
     assert_eq!(written.values().sum::<u64>(), stream.written);
@@ -115,7 +117,13 @@ fn a_listing_may_be_wrong_for_a_while_and_is_right_after_the_lag() {
 
 #[test]
 fn an_iterator_comes_back_as_it_went_and_an_invented_one_does_not() {
-    let token = Token { stream: "arn:aws:x/stream/2026-01-01T00:00:00.000".into(), shard: "s".into(), from: From::After(7), issued: 9, reader: 3 };
+    let token = Token {
+        stream: "arn:aws:x/stream/2026-01-01T00:00:00.000".into(),
+        shard: "s".into(),
+        from: From::After(7),
+        issued: 9,
+        reader: 3,
+    };
     let text = token.text();
     assert_eq!(Token::parse(&text), Some(token));
     assert_eq!(Token::parse(&text.replace("2026", "2027")), None);

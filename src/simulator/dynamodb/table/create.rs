@@ -19,7 +19,9 @@ const LOCAL: usize = 5;
 /// A rule of CreateTable is broken.
 pub fn created(input: &Input<'_>) -> Result<Table> {
     let name = input.required_text("TableName")?;
-    if !(3..=255).contains(&name.len()) || !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.')) {
+    if !(3..=255).contains(&name.len())
+        || !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
+    {
         return Err(Failure::invalid(
             "TableName must be at least 3 characters long and at most 255 characters long, of a-z, A-Z, 0-9, '_', '-' and '.'",
         ));
@@ -27,7 +29,8 @@ pub fn created(input: &Input<'_>) -> Result<Table> {
     let definitions = definitions(input)?;
     let schema = schema(input.required("KeySchema")?, &definitions)?;
     let mut indexes = Vec::new();
-    for (parameter, local, limit) in [("GlobalSecondaryIndexes", false, GLOBAL), ("LocalSecondaryIndexes", true, LOCAL)] {
+    for (parameter, local, limit) in [("GlobalSecondaryIndexes", false, GLOBAL), ("LocalSecondaryIndexes", true, LOCAL)]
+    {
         let list = input.list(parameter)?;
         if list.len() > limit {
             return Err(Failure::parameter(format!("{parameter} count exceeds the per-table limit of {limit}")));
@@ -35,7 +38,9 @@ pub fn created(input: &Input<'_>) -> Result<Table> {
         for json in list {
             let index = index(&Input::new(json)?, local, &definitions)?;
             if local && (schema.range.is_none() || index.schema.hash != schema.hash) {
-                return Err(Failure::parameter("Table KeySchema does not have a range key, which is required when specifying a LocalSecondaryIndex, or the index has another hash key"));
+                return Err(Failure::parameter(
+                    "Table KeySchema does not have a range key, which is required when specifying a LocalSecondaryIndex, or the index has another hash key",
+                ));
             }
             indexes.push(index);
         }
@@ -90,7 +95,9 @@ pub fn view_type(input: &Input<'_>) -> Result<Option<Option<String>>> {
     }
     let view = stream.text("StreamViewType")?.unwrap_or_default();
     if !["KEYS_ONLY", "NEW_IMAGE", "OLD_IMAGE", "NEW_AND_OLD_IMAGES"].contains(&view) {
-        return Err(Failure::parameter("StreamViewType must be one of KEYS_ONLY, NEW_IMAGE, OLD_IMAGE, NEW_AND_OLD_IMAGES"));
+        return Err(Failure::parameter(
+            "StreamViewType must be one of KEYS_ONLY, NEW_IMAGE, OLD_IMAGE, NEW_AND_OLD_IMAGES",
+        ));
     }
     Ok(Some(Some(view.to_owned())))
 }
@@ -161,8 +168,14 @@ fn throughput(input: &Input<'_>) -> Result<Option<Json>> {
             "Neither ReadCapacityUnits nor WriteCapacityUnits can be specified when BillingMode is PAY_PER_REQUEST",
         )),
         ("PROVISIONED", Some(units)) => {
-            let units = |name| units.number(name, 1, u64::MAX).and_then(|n| n.ok_or_else(|| Failure::parameter(format!("{name} must be specified"))));
-            Ok(Some(json!({ "ReadCapacityUnits": units("ReadCapacityUnits")?, "WriteCapacityUnits": units("WriteCapacityUnits")? })))
+            let units = |name| {
+                units
+                    .number(name, 1, u64::MAX)
+                    .and_then(|n| n.ok_or_else(|| Failure::parameter(format!("{name} must be specified"))))
+            };
+            Ok(Some(
+                json!({ "ReadCapacityUnits": units("ReadCapacityUnits")?, "WriteCapacityUnits": units("WriteCapacityUnits")? }),
+            ))
         }
         ("PROVISIONED", None) => Err(Failure::parameter(
             "ReadCapacityUnits and WriteCapacityUnits must both be specified when BillingMode is PROVISIONED",

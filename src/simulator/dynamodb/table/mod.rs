@@ -150,7 +150,8 @@ impl Table {
     /// Switches expiry on or off.
     pub fn expire_by(&mut self, attribute: Option<String>) {
         self.ttl = attribute;
-        self.expiring = self.items.iter().filter_map(|(place, item)| Some((self.due(place, item)?, place.clone()))).collect();
+        self.expiring =
+            self.items.iter().filter_map(|(place, item)| Some((self.due(place, item)?, place.clone()))).collect();
     }
 
     /// When an item will be deleted for its age.

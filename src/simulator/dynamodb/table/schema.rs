@@ -124,9 +124,8 @@ impl Schema {
     pub fn key_of(&self, item: &Item) -> Result<Key> {
         for attribute in self.attributes() {
             let name = &attribute.name;
-            let value = item
-                .get(name)
-                .ok_or_else(|| Failure::parameter(format!("Missing the key {name} in the item")))?;
+            let value =
+                item.get(name).ok_or_else(|| Failure::parameter(format!("Missing the key {name} in the item")))?;
             if value.kind() != attribute.kind {
                 return Err(Failure::parameter(format!(
                     "Type mismatch for key {name} expected: {} actual: {}",
@@ -143,7 +142,8 @@ impl Schema {
     /// # Errors
     /// It is not one of this table.
     pub fn named(&self, key: &Item) -> Result<Key> {
-        let fits = |attribute: &KeyAttribute| key.get(&attribute.name).is_some_and(|value| value.kind() == attribute.kind);
+        let fits =
+            |attribute: &KeyAttribute| key.get(&attribute.name).is_some_and(|value| value.kind() == attribute.kind);
         if key.len() != self.attributes().count() || !self.attributes().all(fits) {
             return Err(Failure::invalid("The provided key element does not match the schema"));
         }

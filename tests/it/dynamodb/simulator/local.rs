@@ -10,12 +10,41 @@ use crate::support::dynamodb::{Said, Service, local, simulator};
 
 /// Members of answers whose values belong to the one service.
 const OWN: &[&str] = &[
-    "CreationDateTime", "CreationRequestDateTime", "TableArn", "TableId", "LatestStreamArn", "LatestStreamLabel", "StreamArn",
-    "StreamLabel", "ShardId", "SequenceNumberRange", "SequenceNumber", "eventID", "awsRegion", "ApproximateCreationDateTime",
-    "ShardIterator", "NextShardIterator", "LastEvaluatedShardId", "IndexArn", "IndexSizeBytes", "TableSizeBytes",
-    "LastUpdateToPayPerRequestDateTime", "LastIncreaseDateTime", "LastDecreaseDateTime", "SizeBytes", "TableStatus",
-    "message", "Message", "eventVersion", "eventSource", "TableThroughputModeSummary", "WarmThroughput",
-    "DeletionProtectionEnabled", "IndexStatus", "OnDemandThroughput", "userIdentity",
+    "CreationDateTime",
+    "CreationRequestDateTime",
+    "TableArn",
+    "TableId",
+    "LatestStreamArn",
+    "LatestStreamLabel",
+    "StreamArn",
+    "StreamLabel",
+    "ShardId",
+    "SequenceNumberRange",
+    "SequenceNumber",
+    "eventID",
+    "awsRegion",
+    "ApproximateCreationDateTime",
+    "ShardIterator",
+    "NextShardIterator",
+    "LastEvaluatedShardId",
+    "IndexArn",
+    "IndexSizeBytes",
+    "TableSizeBytes",
+    "LastUpdateToPayPerRequestDateTime",
+    "LastIncreaseDateTime",
+    "LastDecreaseDateTime",
+    "SizeBytes",
+    "TableStatus",
+    "message",
+    "Message",
+    "eventVersion",
+    "eventSource",
+    "TableThroughputModeSummary",
+    "WarmThroughput",
+    "DeletionProtectionEnabled",
+    "IndexStatus",
+    "OnDemandThroughput",
+    "userIdentity",
 ];
 
 fn plain(value: &Value, key: &str) -> Value {
@@ -27,7 +56,8 @@ fn plain(value: &Value, key: &str) -> Value {
         Value::Array(list) => {
             let mut list: Vec<Value> = list.iter().map(|value| plain(value, "")).collect();
             // Sets have no order, and neither have lists of names.
-            if ["SS", "NS", "BS", "AttributeDefinitions", "GlobalSecondaryIndexes", "CancellationReasons"].contains(&key)
+            if ["SS", "NS", "BS", "AttributeDefinitions", "GlobalSecondaryIndexes", "CancellationReasons"]
+                .contains(&key)
                 && key != "CancellationReasons"
             {
                 list.sort_by_key(Value::to_string);
@@ -76,7 +106,8 @@ impl Both {
         let unordered = operation == "Scan";
         let (a, b) = (outcome(&ours, unordered), outcome(&theirs, unordered));
         if a != b {
-            self.different.push(format!("{operation} {body}\n  ours:   {a} {}\n  theirs: {b} {}", ours.body, theirs.body));
+            self.different
+                .push(format!("{operation} {body}\n  ours:   {a} {}\n  theirs: {b} {}", ours.body, theirs.body));
         }
         ours
     }
@@ -124,14 +155,29 @@ fn tables_are_described_and_refused_alike() {
     both.call("DescribeTable", &json!({"TableName": "pair"}));
     both.call("DescribeTable", &json!({"TableName": "nothing"}));
     both.call("ListTables", &json!({}));
-    both.call("CreateTable", &json!({"TableName": "no", "KeySchema": [{"AttributeName": "h", "KeyType": "HASH"}],
-        "AttributeDefinitions": [{"AttributeName": "x", "AttributeType": "S"}], "BillingMode": "PAY_PER_REQUEST"}));
-    both.call("CreateTable", &json!({"TableName": "no", "KeySchema": [{"AttributeName": "h", "KeyType": "HASH"}],
-        "AttributeDefinitions": [{"AttributeName": "h", "AttributeType": "S"}]}));
-    both.call("UpdateTimeToLive", &json!({"TableName": "pair", "TimeToLiveSpecification": {"Enabled": true, "AttributeName": "e"}}));
-    both.call("UpdateTimeToLive", &json!({"TableName": "pair", "TimeToLiveSpecification": {"Enabled": true, "AttributeName": "e"}}));
+    both.call(
+        "CreateTable",
+        &json!({"TableName": "no", "KeySchema": [{"AttributeName": "h", "KeyType": "HASH"}],
+        "AttributeDefinitions": [{"AttributeName": "x", "AttributeType": "S"}], "BillingMode": "PAY_PER_REQUEST"}),
+    );
+    both.call(
+        "CreateTable",
+        &json!({"TableName": "no", "KeySchema": [{"AttributeName": "h", "KeyType": "HASH"}],
+        "AttributeDefinitions": [{"AttributeName": "h", "AttributeType": "S"}]}),
+    );
+    both.call(
+        "UpdateTimeToLive",
+        &json!({"TableName": "pair", "TimeToLiveSpecification": {"Enabled": true, "AttributeName": "e"}}),
+    );
+    both.call(
+        "UpdateTimeToLive",
+        &json!({"TableName": "pair", "TimeToLiveSpecification": {"Enabled": true, "AttributeName": "e"}}),
+    );
     both.call("DescribeTimeToLive", &json!({"TableName": "pair"}));
-    both.call("UpdateTable", &json!({"TableName": "pair", "StreamSpecification": {"StreamEnabled": true, "StreamViewType": "NEW_IMAGE"}}));
+    both.call(
+        "UpdateTable",
+        &json!({"TableName": "pair", "StreamSpecification": {"StreamEnabled": true, "StreamViewType": "NEW_IMAGE"}}),
+    );
     both.call("UpdateTable", &json!({"TableName": "pair", "StreamSpecification": {"StreamEnabled": false}}));
     both.call("DescribeTable", &json!({"TableName": "pair"}));
     both.call("DeleteTable", &json!({"TableName": "pair"}));
@@ -144,15 +190,40 @@ fn tables_are_described_and_refused_alike() {
 fn values_are_kept_and_refused_alike() {
     let Some(mut both) = both() else { return };
     both.call("CreateTable", &definition(false));
-    both.call("CreateTable", &{ let mut d = definition(true); d["StreamSpecification"] = Value::Null; d });
+    both.call("CreateTable", &{
+        let mut d = definition(true);
+        d["StreamSpecification"] = Value::Null;
+        d
+    });
     let values = [
-        json!({"N": "12345678901234567890123456789012345678"}), json!({"N": "123456789012345678901234567890123456789"}),
-        json!({"N": "1E125"}), json!({"N": "1E126"}), json!({"N": "-9.99e125"}), json!({"N": "1e-130"}), json!({"N": "1e-131"}),
-        json!({"N": "007.500"}), json!({"N": "-0"}), json!({"N": "abc"}), json!({"N": ""}), json!({"S": ""}), json!({"B": ""}),
-        json!({"B": "AAEC"}), json!({"BOOL": false}), json!({"NULL": true}), json!({"NULL": false}), json!({"SS": []}),
-        json!({"SS": ["", "a"]}), json!({"SS": ["a", "a"]}), json!({"NS": ["1", "1.0"]}), json!({"NS": ["1", "2.50"]}),
-        json!({"BS": ["", "AA=="]}), json!({"L": []}), json!({"M": {}}), json!({"L": [{"M": {"a": {"L": [{"NULL": true}]}}}]}),
-        json!({}), json!({"S": "a", "N": "1"}),
+        json!({"N": "12345678901234567890123456789012345678"}),
+        json!({"N": "123456789012345678901234567890123456789"}),
+        json!({"N": "1E125"}),
+        json!({"N": "1E126"}),
+        json!({"N": "-9.99e125"}),
+        json!({"N": "1e-130"}),
+        json!({"N": "1e-131"}),
+        json!({"N": "007.500"}),
+        json!({"N": "-0"}),
+        json!({"N": "abc"}),
+        json!({"N": ""}),
+        json!({"S": ""}),
+        json!({"B": ""}),
+        json!({"B": "AAEC"}),
+        json!({"BOOL": false}),
+        json!({"NULL": true}),
+        json!({"NULL": false}),
+        json!({"SS": []}),
+        json!({"SS": ["", "a"]}),
+        json!({"SS": ["a", "a"]}),
+        json!({"NS": ["1", "1.0"]}),
+        json!({"NS": ["1", "2.50"]}),
+        json!({"BS": ["", "AA=="]}),
+        json!({"L": []}),
+        json!({"M": {}}),
+        json!({"L": [{"M": {"a": {"L": [{"NULL": true}]}}}]}),
+        json!({}),
+        json!({"S": "a", "N": "1"}),
     ];
     for value in &values {
         let item = json!({"h": {"S": "a"}, "r": {"N": "1"}, "v": value});
@@ -165,15 +236,20 @@ fn values_are_kept_and_refused_alike() {
     }
     for size in [409_500, 409_589, 409_590, 409_591, 409_592, 409_593, 409_594, 409_600] {
         let item = json!({"h": {"S": "a"}, "r": {"N": "1"}, "v": {"S": "x".repeat(size)}});
-        let (a, b) = (both.ours.call("PutItem", &json!({"TableName": "pair", "Item": item})),
-            both.theirs.call("PutItem", &json!({"TableName": "pair", "Item": item})));
+        let (a, b) = (
+            both.ours.call("PutItem", &json!({"TableName": "pair", "Item": item})),
+            both.theirs.call("PutItem", &json!({"TableName": "pair", "Item": item})),
+        );
         if a.status != b.status {
             both.different.push(format!("an item with {size} bytes: {} and {}", a.status, b.status));
         }
     }
     let keys = [
-        json!({"h": {"S": "a"}}), json!({"h": {"S": ""}, "r": {"N": "1"}}), json!({"h": {"N": "1"}, "r": {"N": "1"}}),
-        json!({"h": {"S": "a"}, "r": {"N": "1"}, "x": {"S": "y"}}), json!({"h": {"S": "z"}, "r": {"N": "1"}}),
+        json!({"h": {"S": "a"}}),
+        json!({"h": {"S": ""}, "r": {"N": "1"}}),
+        json!({"h": {"N": "1"}, "r": {"N": "1"}}),
+        json!({"h": {"S": "a"}, "r": {"N": "1"}, "x": {"S": "y"}}),
+        json!({"h": {"S": "z"}, "r": {"N": "1"}}),
     ];
     for key in &keys {
         both.call("GetItem", &json!({"TableName": "pair", "Key": key}));
@@ -191,18 +267,70 @@ fn conditions_and_filters_mean_the_same() {
     filled(&mut both);
     let values = json!({":n": {"N": "4"}, ":m": {"N": "50"}, ":s": {"S": "p"}, ":t": {"S": "L"}, ":b": {"BOOL": true}});
     let filters = [
-        "v > :n", "v >= :n AND v < :m", "v <> :n", "missing <> :n", "missing = :n", "NOT missing = :n", "v = :n OR v = :m",
-        "v BETWEEN :n AND :m", "v BETWEEN :m AND :n", "v IN (:n, :m)", "attribute_exists(l[1].k)", "attribute_not_exists(l[2])",
-        "attribute_type(l, :t)", "attribute_type(v, :s)", "contains(ss, :s)", "contains(v, :n)", "contains(l, :n)",
-        "begins_with(other, :s)", "begins_with(v, :n)", "size(l) = :n", "size(ss) < :n", "size(v) < :n", "size(missing) < :n",
-        "v < :b", "v = :b", "v < :s", "r = :n", "l[1].k > :s", "(v = :n)", "((v = :n))", "(v = :n) AND (v = :n)",
-        "NOT (v = :n)", "NOT NOT v = :n", "v = v", "v = r", "size(l) = size(ss)", "status = :n", "v == :n", "v = ", "v", "",
-        "v = :n AND", "foo(v)", "attribute_exists(v, v)", "v BETWEEN :n AND :s", "v = :undefined", "#u = :n", "v != :n",
-        "l[1].k = other", "v IN ()", "v in (:n) and not v = :m", "a-b = :n", "l[-1] = :n", "l[0] = l[0]", "h = :s",
+        "v > :n",
+        "v >= :n AND v < :m",
+        "v <> :n",
+        "missing <> :n",
+        "missing = :n",
+        "NOT missing = :n",
+        "v = :n OR v = :m",
+        "v BETWEEN :n AND :m",
+        "v BETWEEN :m AND :n",
+        "v IN (:n, :m)",
+        "attribute_exists(l[1].k)",
+        "attribute_not_exists(l[2])",
+        "attribute_type(l, :t)",
+        "attribute_type(v, :s)",
+        "contains(ss, :s)",
+        "contains(v, :n)",
+        "contains(l, :n)",
+        "begins_with(other, :s)",
+        "begins_with(v, :n)",
+        "size(l) = :n",
+        "size(ss) < :n",
+        "size(v) < :n",
+        "size(missing) < :n",
+        "v < :b",
+        "v = :b",
+        "v < :s",
+        "r = :n",
+        "l[1].k > :s",
+        "(v = :n)",
+        "((v = :n))",
+        "(v = :n) AND (v = :n)",
+        "NOT (v = :n)",
+        "NOT NOT v = :n",
+        "v = v",
+        "v = r",
+        "size(l) = size(ss)",
+        "status = :n",
+        "v == :n",
+        "v = ",
+        "v",
+        "",
+        "v = :n AND",
+        "foo(v)",
+        "attribute_exists(v, v)",
+        "v BETWEEN :n AND :s",
+        "v = :undefined",
+        "#u = :n",
+        "v != :n",
+        "l[1].k = other",
+        "v IN ()",
+        "v in (:n) and not v = :m",
+        "a-b = :n",
+        "l[-1] = :n",
+        "l[0] = l[0]",
+        "h = :s",
     ];
     for filter in filters {
-        let used: serde_json::Map<String, Value> =
-            values.as_object().unwrap().iter().filter(|(name, _)| filter.contains(name.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect();
+        let used: serde_json::Map<String, Value> = values
+            .as_object()
+            .unwrap()
+            .iter()
+            .filter(|(name, _)| filter.contains(name.as_str()))
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect();
         let mut body = json!({"TableName": "pair", "FilterExpression": filter});
         if !used.is_empty() {
             body["ExpressionAttributeValues"] = Value::Object(used);
@@ -210,8 +338,13 @@ fn conditions_and_filters_mean_the_same() {
         both.call("Scan", &body);
     }
     both.call("Scan", &json!({"TableName": "pair", "FilterExpression": "v = :n", "ExpressionAttributeValues": {":n": {"N": "4"}, ":x": {"N": "4"}}}));
-    both.call("Scan", &json!({"TableName": "pair", "ExpressionAttributeNames": {"#x": "v"}, "ProjectionExpression": "h"}));
-    for projection in ["h, l[1].k", "l[0], l[5], v", "l[1].nothing, h", "#x.k", "v, v", "l, l[0]", "ss[0], h", "l[1], l[0], h"] {
+    both.call(
+        "Scan",
+        &json!({"TableName": "pair", "ExpressionAttributeNames": {"#x": "v"}, "ProjectionExpression": "h"}),
+    );
+    for projection in
+        ["h, l[1].k", "l[0], l[5], v", "l[1].nothing, h", "#x.k", "v, v", "l, l[0]", "ss[0], h", "l[1], l[0], h"]
+    {
         both.call("GetItem", &json!({"TableName": "pair", "Key": key("a", "3"), "ProjectionExpression": projection}));
     }
     both.settled();
@@ -223,22 +356,73 @@ fn updates_leave_the_same_and_give_the_same() {
     filled(&mut both);
     let values = json!({":1": {"N": "1"}, ":l": {"L": [{"S": "z"}]}, ":ss": {"SS": ["q", "w"]}, ":ns": {"NS": ["1"]}, ":s": {"S": "text"}});
     let updates = [
-        "SET v = v + :1", "SET v = :1 - v", "SET neu = if_not_exists(neu, :1)", "SET l = list_append(l, :l)", "SET l = list_append(:l, l)",
-        "SET l[7] = :s", "SET l[0] = :s, l[9] = :1", "SET l[1].k = :s", "SET l[1].deep.er = :s", "SET missing.x = :s", "REMOVE l[0], l[1]",
-        "REMOVE nothing", "REMOVE l[40]", "REMOVE l[0].x", "ADD v :1", "ADD cnt :1", "ADD ss :ss", "ADD neus :ns", "ADD ss :ns", "ADD other :1",
-        "ADD v :s", "DELETE ss :ss", "DELETE ss :ns", "DELETE v :ss", "DELETE nothing :ss", "SET v = other", "SET v = missing", "SET other = v + other",
-        "SET other = other + :1", "SET h = :s", "REMOVE r", "SET a = :1, a = :1", "SET l = :l, l[0] = :1", "SET a = :1 SET b = :1", "SET a = :1 REMOVE b ADD c :1 DELETE ss :ss",
-        "SET v = r, other = v", "set v = :1 remove other", "SET", "", "FOO a", "SET a = foo(b)", "SET a = :1 + :1 + :1", "SET a = (:1 + :1)", "SET l[0] = l[1], l[1] = l[0]",
-        "SET a = if_not_exists(b, if_not_exists(c, :1))", "SET a = list_append(other, :l)", "ADD l[0] :1", "SET a.b = :1", "SET v = v + :s", "SET #x = :1",
+        "SET v = v + :1",
+        "SET v = :1 - v",
+        "SET neu = if_not_exists(neu, :1)",
+        "SET l = list_append(l, :l)",
+        "SET l = list_append(:l, l)",
+        "SET l[7] = :s",
+        "SET l[0] = :s, l[9] = :1",
+        "SET l[1].k = :s",
+        "SET l[1].deep.er = :s",
+        "SET missing.x = :s",
+        "REMOVE l[0], l[1]",
+        "REMOVE nothing",
+        "REMOVE l[40]",
+        "REMOVE l[0].x",
+        "ADD v :1",
+        "ADD cnt :1",
+        "ADD ss :ss",
+        "ADD neus :ns",
+        "ADD ss :ns",
+        "ADD other :1",
+        "ADD v :s",
+        "DELETE ss :ss",
+        "DELETE ss :ns",
+        "DELETE v :ss",
+        "DELETE nothing :ss",
+        "SET v = other",
+        "SET v = missing",
+        "SET other = v + other",
+        "SET other = other + :1",
+        "SET h = :s",
+        "REMOVE r",
+        "SET a = :1, a = :1",
+        "SET l = :l, l[0] = :1",
+        "SET a = :1 SET b = :1",
+        "SET a = :1 REMOVE b ADD c :1 DELETE ss :ss",
+        "SET v = r, other = v",
+        "set v = :1 remove other",
+        "SET",
+        "",
+        "FOO a",
+        "SET a = foo(b)",
+        "SET a = :1 + :1 + :1",
+        "SET a = (:1 + :1)",
+        "SET l[0] = l[1], l[1] = l[0]",
+        "SET a = if_not_exists(b, if_not_exists(c, :1))",
+        "SET a = list_append(other, :l)",
+        "ADD l[0] :1",
+        "SET a.b = :1",
+        "SET v = v + :s",
+        "SET #x = :1",
     ];
     for (at, update) in updates.iter().enumerate() {
-        let used: serde_json::Map<String, Value> =
-            values.as_object().unwrap().iter().filter(|(name, _)| {
-                update.match_indices(name.as_str()).any(|(at, found)| !update[at + found.len()..].starts_with(|c: char| c.is_alphanumeric()))
-            }).map(|(k, v)| (k.clone(), v.clone())).collect();
+        let used: serde_json::Map<String, Value> = values
+            .as_object()
+            .unwrap()
+            .iter()
+            .filter(|(name, _)| {
+                update
+                    .match_indices(name.as_str())
+                    .any(|(at, found)| !update[at + found.len()..].starts_with(|c: char| c.is_alphanumeric()))
+            })
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect();
         for returns in ["ALL_NEW", "UPDATED_OLD", "UPDATED_NEW"] {
             let r = (at % 12).to_string();
-            let mut body = json!({"TableName": "pair", "Key": key("a", &r), "UpdateExpression": update, "ReturnValues": returns});
+            let mut body =
+                json!({"TableName": "pair", "Key": key("a", &r), "UpdateExpression": update, "ReturnValues": returns});
             if !used.is_empty() {
                 body["ExpressionAttributeValues"] = Value::Object(used.clone());
             }
@@ -247,8 +431,11 @@ fn updates_leave_the_same_and_give_the_same() {
     }
     both.call("UpdateItem", &json!({"TableName": "pair", "Key": key("new", "1")}));
     both.call("UpdateItem", &json!({"TableName": "pair", "Key": key("new", "2"), "UpdateExpression": "REMOVE x"}));
-    both.call("UpdateItem", &json!({"TableName": "pair", "Key": key("new", "3"), "UpdateExpression": "SET x = :x",
-        "ConditionExpression": "attribute_exists(h)", "ExpressionAttributeValues": {":x": {"S": "x"}}}));
+    both.call(
+        "UpdateItem",
+        &json!({"TableName": "pair", "Key": key("new", "3"), "UpdateExpression": "SET x = :x",
+        "ConditionExpression": "attribute_exists(h)", "ExpressionAttributeValues": {":x": {"S": "x"}}}),
+    );
     both.call("PutItem", &json!({"TableName": "pair", "Item": key("a", "1"), "ReturnValues": "ALL_OLD"}));
     both.call("PutItem", &json!({"TableName": "pair", "Item": key("a", "1"), "ReturnValues": "ALL_NEW"}));
     both.call("DeleteItem", &json!({"TableName": "pair", "Key": key("a", "2"), "ReturnValues": "ALL_OLD",
@@ -263,19 +450,49 @@ fn queries_and_scans_page_alike() {
     let Some(mut both) = both() else { return };
     filled(&mut both);
     let conditions = [
-        "h = :h", "h = :h AND r > :3", "h = :h AND r <= :3", "r >= :3 AND h = :h", "h = :h AND r BETWEEN :3 AND :8", "h = :h AND r = :3",
-        "h = :h AND begins_with(r, :3)", "r = :3", "h > :h", "h = :h OR r = :3", "h = :h AND r <> :3", "h = :h AND v = :3", "h = :3",
-        "h = :h AND r = :h", "h = :h AND r = :3 AND r = :8", "NOT h = :h", "h = :h AND h = :h", "(h = :h) AND (r > :3)", ":h = h",
+        "h = :h",
+        "h = :h AND r > :3",
+        "h = :h AND r <= :3",
+        "r >= :3 AND h = :h",
+        "h = :h AND r BETWEEN :3 AND :8",
+        "h = :h AND r = :3",
+        "h = :h AND begins_with(r, :3)",
+        "r = :3",
+        "h > :h",
+        "h = :h OR r = :3",
+        "h = :h AND r <> :3",
+        "h = :h AND v = :3",
+        "h = :3",
+        "h = :h AND r = :h",
+        "h = :h AND r = :3 AND r = :8",
+        "NOT h = :h",
+        "h = :h AND h = :h",
+        "(h = :h) AND (r > :3)",
+        ":h = h",
     ];
     for condition in conditions {
-        let values: serde_json::Map<String, Value> = [(":h", json!({"S": "a"})), (":3", json!({"N": "3"})), (":8", json!({"N": "8"}))]
-            .into_iter().filter(|(name, _)| condition.contains(name)).map(|(k, v)| (k.to_owned(), v)).collect();
+        let values: serde_json::Map<String, Value> =
+            [(":h", json!({"S": "a"})), (":3", json!({"N": "3"})), (":8", json!({"N": "8"}))]
+                .into_iter()
+                .filter(|(name, _)| condition.contains(name))
+                .map(|(k, v)| (k.to_owned(), v))
+                .collect();
         for forward in [true, false] {
             both.call("Query", &json!({"TableName": "pair", "KeyConditionExpression": condition, "ExpressionAttributeValues": values, "ScanIndexForward": forward, "Limit": 4}));
         }
     }
     let values = json!({":h": {"S": "a"}, ":g": {"S": "g1"}, ":v": {"N": "10"}});
-    let part = |names: &[&str]| Value::Object(values.as_object().unwrap().iter().filter(|(k, _)| names.contains(&k.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect());
+    let part = |names: &[&str]| {
+        Value::Object(
+            values
+                .as_object()
+                .unwrap()
+                .iter()
+                .filter(|(k, _)| names.contains(&k.as_str()))
+                .map(|(k, v)| (k.clone(), v.clone()))
+                .collect(),
+        )
+    };
     for (limit, forward) in [(3, true), (5, false), (12, true), (13, true)] {
         let mut start = Value::Null;
         for _ in 0..6 {
@@ -289,8 +506,11 @@ fn queries_and_scans_page_alike() {
     }
     let mut start = Value::Null;
     for _ in 0..4 {
-        let said = both.call("Query", &json!({"TableName": "pair", "IndexName": "byg", "KeyConditionExpression": "g = :g",
-            "ExpressionAttributeValues": part(&[":g"]), "Limit": 2, "ExclusiveStartKey": start}));
+        let said = both.call(
+            "Query",
+            &json!({"TableName": "pair", "IndexName": "byg", "KeyConditionExpression": "g = :g",
+            "ExpressionAttributeValues": part(&[":g"]), "Limit": 2, "ExclusiveStartKey": start}),
+        );
         match said.body.get("LastEvaluatedKey") {
             Some(key) => start = key.clone(),
             None => break,
@@ -315,15 +535,27 @@ fn batches_and_transactions_end_alike() {
     let Some(mut both) = both() else { return };
     filled(&mut both);
     let put = |r: &str| json!({"PutRequest": {"Item": {"h": {"S": "b"}, "r": {"N": r}}}});
-    both.call("BatchWriteItem", &json!({"RequestItems": {"pair": [put("1"), put("2"), {"DeleteRequest": {"Key": key("a", "1")}}]}}));
+    both.call(
+        "BatchWriteItem",
+        &json!({"RequestItems": {"pair": [put("1"), put("2"), {"DeleteRequest": {"Key": key("a", "1")}}]}}),
+    );
     both.call("BatchWriteItem", &json!({"RequestItems": {"pair": [put("1"), put("1.0")]}}));
     both.call("BatchWriteItem", &json!({"RequestItems": {"pair": []}}));
     both.call("BatchWriteItem", &json!({"RequestItems": {}}));
-    both.call("BatchWriteItem", &json!({"RequestItems": {"pair": (0..26).map(|r| put(&r.to_string())).collect::<Vec<_>>()}}));
+    both.call(
+        "BatchWriteItem",
+        &json!({"RequestItems": {"pair": (0..26).map(|r| put(&r.to_string())).collect::<Vec<_>>()}}),
+    );
     both.call("BatchWriteItem", &json!({"RequestItems": {"none": [put("1")]}}));
-    both.call("BatchGetItem", &json!({"RequestItems": {"pair": {"Keys": [key("b", "1"), key("b", "9")], "ProjectionExpression": "h"}}}));
+    both.call(
+        "BatchGetItem",
+        &json!({"RequestItems": {"pair": {"Keys": [key("b", "1"), key("b", "9")], "ProjectionExpression": "h"}}}),
+    );
     both.call("BatchGetItem", &json!({"RequestItems": {"pair": {"Keys": [key("b", "1"), key("b", "1")]}}}));
-    both.call("BatchGetItem", &json!({"RequestItems": {"pair": {"Keys": (0..101).map(|r| key("b", &r.to_string())).collect::<Vec<_>>()}}}));
+    both.call(
+        "BatchGetItem",
+        &json!({"RequestItems": {"pair": {"Keys": (0..101).map(|r| key("b", &r.to_string())).collect::<Vec<_>>()}}}),
+    );
 
     let put = |r: &str| json!({"Put": {"TableName": "pair", "Item": {"h": {"S": "t"}, "r": {"N": r}}}});
     let check = |condition: &str| json!({"ConditionCheck": {"TableName": "pair", "Key": key("a", "5"), "ConditionExpression": condition}});
@@ -366,8 +598,11 @@ fn streams_tell_the_same_of_the_same_writes() {
     both.call("UpdateItem", &json!({"TableName": "pair", "Key": key("a", "1"), "UpdateExpression": "REMOVE nothing"}));
     both.call("DeleteItem", &json!({"TableName": "pair", "Key": key("a", "2")}));
     both.call("DeleteItem", &json!({"TableName": "pair", "Key": key("a", "2")}));
-    both.call("TransactWriteItems", &json!({"TransactItems": [{"Delete": {"TableName": "pair", "Key": key("a", "3")}},
-        {"Put": {"TableName": "pair", "Item": key("t", "1")}}]}));
+    both.call(
+        "TransactWriteItems",
+        &json!({"TransactItems": [{"Delete": {"TableName": "pair", "Key": key("a", "3")}},
+        {"Put": {"TableName": "pair", "Item": key("t", "1")}}]}),
+    );
     both.call("UpdateTable", &json!({"TableName": "pair", "StreamSpecification": {"StreamEnabled": false}}));
     let read = |service: &Service| -> (Vec<Value>, Vec<Value>) {
         let streams = service.call("ListStreams", &json!({"TableName": "pair"})).body;
@@ -388,9 +623,16 @@ fn streams_tell_the_same_of_the_same_writes() {
             json!({"StreamArn": arn, "ShardId": shard, "ShardIteratorType": "OTHER"}),
             json!({"StreamArn": arn, "ShardId": shard, "ShardIteratorType": "LATEST"}),
         ];
-        let mut answers: Vec<Value> = odd.iter().map(|body| outcome(&service.call("GetShardIterator", body), false)).collect();
+        let mut answers: Vec<Value> =
+            odd.iter().map(|body| outcome(&service.call("GetShardIterator", body), false)).collect();
         answers.push(outcome(&service.call("GetRecords", &json!({"ShardIterator": "nothing"})), false));
-        answers.push(outcome(&service.call("DescribeStream", &json!({"StreamArn": "arn:aws:dynamodb:us-east-1:000000000000:table/x/stream/2020-01-01T00:00:00.000"})), false));
+        answers.push(outcome(
+            &service.call(
+                "DescribeStream",
+                &json!({"StreamArn": "arn:aws:dynamodb:us-east-1:000000000000:table/x/stream/2020-01-01T00:00:00.000"}),
+            ),
+            false,
+        ));
         answers.push(plain(&description, ""));
         (records, answers)
     };

@@ -146,7 +146,8 @@ async fn children_are_found_by_their_parent() {
     let service = simulator(&json!({}));
     let arn = table(&service).await;
     let client = service.streams();
-    let listed = |filter: Option<ShardFilter>| client.describe_stream().stream_arn(&arn).set_shard_filter(filter).send();
+    let listed =
+        |filter: Option<ShardFilter>| client.describe_stream().stream_arn(&arn).set_shard_filter(filter).send();
     let first = listed(None).await.unwrap().stream_description.unwrap().shards()[0].shard_id().unwrap().to_owned();
     service.simulate("split", &json!({ "table": "t" }));
     let filter = ShardFilter::builder().r#type(ShardFilterType::ChildShards).shard_id(&first).build();
@@ -163,7 +164,8 @@ async fn errors_are_the_sdks_own_types() {
     write(&tables, "teleport/a", 1).await;
 
     let put = tables.put_item().table_name("t").set_item(Some(put("teleport/a", 2).item));
-    let error = put.condition_expression("attribute_not_exists(FullPath)").send().await.unwrap_err().into_service_error();
+    let error =
+        put.condition_expression("attribute_not_exists(FullPath)").send().await.unwrap_err().into_service_error();
     assert!(error.is_conditional_check_failed_exception(), "{error:?}");
     let error = tables.describe_table().table_name("none").send().await.unwrap_err().into_service_error();
     assert!(error.is_resource_not_found_exception(), "{error:?}");
