@@ -50,7 +50,7 @@ mutants: ## breaks the engine in eight ways; the simulation must catch each
 bench: ## engine throughput and delay from commit to visible
 	@scripts/bench.sh own
 
-bench-peers: servers ## PostgreSQL: driftless beside native replication and pg_recvlogical
+bench-peers: servers ## driftless beside native replication and pg_recvlogical (PostgreSQL), and make-mirror (etcd)
 	@scripts/bench.sh peers
 
 prove: servers ## every claim at full size (PROVE="3.4 3.5" picks some)

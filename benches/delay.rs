@@ -5,14 +5,15 @@
 //! long. The disk's own fsync time is printed beside it, since a commit at either side takes at least that.
 #![allow(clippy::unwrap_used, missing_docs, dead_code)] // A bench stops at the first surprise.
 
-use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+mod parts;
 #[path = "../tests/it/support/mod.rs"]
 mod support;
 
+use parts::{at, fsync_ms};
 use support::pg::Pg;
 use support::program::Site;
 
@@ -152,27 +153,12 @@ fn report(route: &str, committed: &[(i64, Instant)], seen: &[(i64, Instant)]) {
         })
         .collect();
     delays.sort_by(f64::total_cmp);
-    let at = |part: f64| delays[((delays.len() - 1) as f64 * part) as usize];
     println!(
         "PROVE 3.7 delay {route}, 1 000 changes/s: p50 {:.2} ms, p99 {:.2} ms, most {:.2} ms ({} commits, {} looks)",
-        at(0.5),
-        at(0.99),
-        at(1.0),
+        at(&delays, 0.5),
+        at(&delays, 0.99),
+        at(&delays, 1.0),
         delays.len(),
         seen.len()
     );
-}
-
-fn fsync_ms() -> f64 {
-    let mut file = tempfile::tempfile().unwrap();
-    let mut times: Vec<f64> = (0..50)
-        .map(|_| {
-            file.write_all(&[7; 8192]).unwrap();
-            let begun = Instant::now();
-            file.sync_data().unwrap();
-            begun.elapsed().as_secs_f64() * 1e3
-        })
-        .collect();
-    times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
 }

@@ -44,7 +44,12 @@ full() { tests full::; }
 standby() { tests standby::; }
 restore() { tests past::restore; }
 test_cluster() { tests past::what_is_replayed; }
-peers() { scripts/bench.sh peers; }
+peers() { scripts/bench.sh postgresql; }
+etcd_peers() { scripts/bench.sh etcd; }
+etcd_chaos() { tests etcd::chaos; }
+expiry() { tests etcd::expiry; }
+whole() { tests etcd::whole; }
+quiet() { tests etcd::quiet; }
 own() { scripts/bench.sh own; }
 own_journal() { scripts/bench.sh journal; }
 secrets() { scripts/secrets.sh; }
@@ -66,4 +71,9 @@ prove 4.3 damage damage
 prove 4.4 restore restore
 prove 4.5 test-cluster test_cluster
 prove 4.6 full-disk full
+prove 5.1 etcd-peers etcd_peers
+prove 5.2 etcd-chaos etcd_chaos
+prove 5.3 etcd-expiry expiry
+prove 5.4 etcd-whole whole
+prove 5.5 etcd-quiet quiet
 exit "$failed"

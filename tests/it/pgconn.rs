@@ -10,6 +10,7 @@ use driftless::error::{Error, Fault};
 use driftless::kinds::postgres::conn::ConnInfo;
 use driftless::kinds::postgres::{AuthMode, Endpoint, Session};
 
+use crate::support::gone;
 use crate::support::pg::{self, Pg};
 
 const SECRET: &str = "planted-login-5c1e";
@@ -72,6 +73,7 @@ pub fn secure() -> &'static Secure {
         let certs = std::env::temp_dir().join(format!("driftless-certs-{}", std::process::id()));
         drop(std::fs::remove_dir_all(&certs));
         std::fs::create_dir_all(&certs).unwrap();
+        gone::with_this_process(&certs);
         std::fs::set_permissions(&certs, std::fs::Permissions::from_mode(0o755)).unwrap();
         authority(&certs, "ca");
         authority(&certs, "other");

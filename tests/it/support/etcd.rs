@@ -59,6 +59,8 @@ pub struct Setup<'a> {
     pub certificates: Option<&'a Certificates>,
     /// Whether clients must show a certificate.
     pub mutual: bool,
+    /// Whether it waits for its disk, as it does unless told otherwise.
+    pub durable: bool,
 }
 
 /// One member.
@@ -158,7 +160,8 @@ impl Etcd {
             .into_iter()
             .chain(["--listen-client-urls", &clients, "--advertise-client-urls", &clients])
             .chain(["--listen-peer-urls", &peers, "--initial-advertise-peer-urls", &peers])
-            .chain(["--initial-cluster", cluster, "--logger", "zap", "--log-level", "warn", "--unsafe-no-fsync"])
+            .chain(["--initial-cluster", cluster, "--logger", "zap", "--log-level", "warn"])
+            .chain((!setup.durable).then_some("--unsafe-no-fsync"))
             .map(str::to_owned)
             .collect();
         if let Some(certificates) = setup.certificates {

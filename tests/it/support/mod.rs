@@ -8,6 +8,7 @@ pub mod dynamodb;
 pub mod etcd;
 #[cfg(feature = "etcd")]
 pub mod etcddb;
+pub mod gone;
 pub mod log;
 #[cfg(feature = "postgresql")]
 pub mod pg;
