@@ -38,7 +38,7 @@ struct Look {
 }
 
 fn parse<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, String> {
-    let body = if body.iter().all(u8::is_ascii_whitespace) { b"{}" } else { body };
+    let body = if body.iter().all(u8::is_ascii_whitespace) { b"{}".as_slice() } else { body };
     serde_json::from_slice(body).map_err(|error| format!("read the request: {error}"))
 }
 
@@ -82,9 +82,9 @@ impl World {
 
     /// Ends the shard that is named, or every open one, each followed by one shard or two.
     fn succeed(&mut self, which: &Which, split: bool) -> Result<Json, String> {
-        let stream = self.tables.get(&which.table).and_then(|table| table.stream.as_ref());
-        let stream = stream.and_then(|arn| self.streams.get_mut(arn));
-        let Some(stream) = stream else { return Err("end a shard: no such table, or its stream is off".to_owned()) };
+        let off = || "end a shard: no such table, or its stream is off".to_owned();
+        let arn = self.tables.get(&which.table).and_then(|table| table.stream.as_ref()).ok_or_else(off)?;
+        let stream = self.streams.get_mut(arn).ok_or_else(off)?;
         let open: Vec<String> = stream.shards.iter().filter(|s| s.is_open()).map(|s| s.id.clone()).collect();
         let ids = which.shard.clone().map_or(open, |id| vec![id]);
         for id in &ids {

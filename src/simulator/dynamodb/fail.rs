@@ -22,8 +22,6 @@ pub enum Kind {
     TransactionCanceled,
     /// An ordinary write met a transaction.
     TransactionConflict,
-    /// The same token is being worked on.
-    TransactionInProgress,
     /// A token came again with another request.
     IdempotentParameterMismatch,
     /// More than the table's throughput.
@@ -56,7 +54,6 @@ impl Kind {
             Self::ConditionalCheckFailed => ("com.amazonaws.dynamodb.v20120810#ConditionalCheckFailedException", 400),
             Self::TransactionCanceled => ("com.amazonaws.dynamodb.v20120810#TransactionCanceledException", 400),
             Self::TransactionConflict => ("com.amazonaws.dynamodb.v20120810#TransactionConflictException", 400),
-            Self::TransactionInProgress => ("com.amazonaws.dynamodb.v20120810#TransactionInProgressException", 400),
             Self::IdempotentParameterMismatch => {
                 ("com.amazonaws.dynamodb.v20120810#IdempotentParameterMismatchException", 400)
             }

@@ -24,7 +24,8 @@ impl Ask {
             "DynamoDB_20120810"
         };
         let target = format!("{service}.{target}");
-        let request = Request { target: &target, signed: true, body: body.to_string().as_bytes() };
+        let text = body.to_string();
+        let request = Request { target: &target, signed: true, body: text.as_bytes() };
         match self.world.handle(self.now, &request) {
             Answer::Said { status: 200, body, .. } => Ok(serde_json::from_slice(&body).unwrap()),
             Answer::Said { body, .. } => Err(serde_json::from_slice(&body).unwrap()),

@@ -181,7 +181,9 @@ impl World {
         }
         let new = new.map(Arc::new);
         let old = table.store(place, new.clone());
-        if let Some(stream) = table.stream.as_ref().and_then(|arn| self.streams.get_mut(arn)) {
+        if let Some(arn) = &table.stream
+            && let Some(stream) = self.streams.get_mut(arn)
+        {
             let keys = table.schema.item(&place.key);
             let change = Change { token: place.key.shard_token(), keys, old: old.clone(), new, by_service };
             stream.append(change, self.now, &self.options, &mut self.chance);

@@ -83,7 +83,8 @@ pub fn write(world: &mut World, input: &Input<'_>) -> Result<Json> {
         let skip = some_left && (world.chance.below(2) == 0 || at + 1 == count && left.is_empty());
         let there = world.item(&write.table, &write.key).map_or(0, |item| item_size(item));
         let cost = units(there.max(write.item.as_ref().map_or(0, item_size)), 1024);
-        match if skip { Ok(false) } else { world.charge(&write.table, cost, true).map(|()| true) } {
+        let admitted = if skip { Ok(false) } else { world.charge(&write.table, cost, true).map(|()| true) };
+        match admitted {
             Ok(true) => drop(world.write(&write.table, &write.key.place(), write.item, false)),
             other => {
                 refused = refused.or(other.err());

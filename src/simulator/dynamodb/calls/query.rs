@@ -176,6 +176,11 @@ pub fn query(world: &mut World, input: &Input<'_>) -> Result<Json> {
     let keys = key_condition(text, &schema.hash.name, range, &mut names)?;
     names.all_used()?;
     typed(schema, &keys)?;
+    if read.filter.as_ref().is_some_and(|filter| filter.mentions(&|name| schema.has(name))) {
+        return Err(Failure::invalid(
+            "Filter Expression can only contain non-primary key attributes: a key attribute is in the filter",
+        ));
+    }
     let hash = Scalar::of(&keys.hash).expect("its type is the schema's");
     let forward = input.json("ScanIndexForward").and_then(Json::as_bool).unwrap_or(true);
     let sort = keys.sort.as_ref();

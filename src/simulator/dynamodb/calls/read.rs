@@ -53,7 +53,6 @@ impl Prepared {
 
 /// Read units of so many bytes; half as many where the read need not be consistent.
 pub fn read_units(bytes: usize, consistent: bool) -> f64 {
-    #[expect(clippy::cast_precision_loss, reason = "a page has a few hundred units at most")]
     let whole = units(bytes, 4096) as f64;
     if consistent { whole } else { whole / 2.0 }
 }

@@ -59,7 +59,8 @@ fn stream_on(world: &mut World, name: &str, view: &str) {
 
 fn stream_off(world: &mut World, name: &str) {
     let table = world.tables.get_mut(name).expect("the table was looked up");
-    if let Some(stream) = table.stream.take().and_then(|arn| world.streams.get_mut(&arn)) {
+    let Some(arn) = table.stream.take() else { return };
+    if let Some(stream) = world.streams.get_mut(&arn) {
         stream.end(world.now, &mut world.chance);
     }
 }

@@ -32,7 +32,7 @@ pub fn sized(name: &str, length: usize, limit: usize) -> Result<()> {
     )))
 }
 
-fn action<'a>(json: &'a Json) -> Result<(Action, Input<'a>)> {
+fn action(json: &Json) -> Result<(Action, Input<'_>)> {
     let whole = Input::new(json)?;
     let known = [
         ("Put", Action::Put),
@@ -97,7 +97,6 @@ pub fn write(world: &mut World, input: &Input<'_>) -> Result<Json> {
     }
     let mut answer = Map::new();
     let tables: BTreeSet<&str> = prepared.iter().map(|one| one.table.as_str()).collect();
-    #[expect(clippy::cast_precision_loss, reason = "a transaction has a hundred actions at most")]
     let each = |table: &str| 2.0 * prepared.iter().filter(|one| one.table == table).count() as f64;
     let consumed: Vec<(&str, f64)> = tables.into_iter().map(|table| (table, each(table))).collect();
     if let Some(consumed) = capacity(input, &consumed)? {

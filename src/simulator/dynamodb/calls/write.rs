@@ -8,7 +8,8 @@ use std::sync::Arc;
 use serde_json::{Map, Value as Json};
 
 use super::super::expression::{Condition, Path, Update, condition, project, update};
-use super::super::fail::{Failure, Result};
+use super::super::fail::{Failure, Kind, Result};
+use super::super::faults::Fault;
 use super::super::input::Input;
 use super::super::table::Key;
 use super::super::value::{Item, item_size};
@@ -161,6 +162,9 @@ fn one(world: &mut World, action: Action, input: &Input<'_>) -> Result<Json> {
         return Err(Failure::invalid("Return values set to invalid value"));
     }
     let prepared = prepare(world, action, input)?;
+    if world.fault == Some(Fault::TransactionConflict) {
+        return Err(Failure::new(Kind::TransactionConflict, "Transaction is ongoing for the item"));
+    }
     // A condition that does not hold costs as much as a write, so throughput is looked at first.
     let there = world.item(&prepared.table, &prepared.key).map_or(0, |item| item_size(item));
     world.charge(&prepared.table, units(there.max(item_size(&prepared.item)), 1024), true)?;
@@ -181,7 +185,6 @@ fn one(world: &mut World, action: Action, input: &Input<'_>) -> Result<Json> {
     if let Some(attributes) = attributes.filter(|attributes| !attributes.is_empty()) {
         answer.insert("Attributes".into(), wire::item_json(&attributes));
     }
-    #[expect(clippy::cast_precision_loss, reason = "an item has a few hundred units at most")]
     if let Some(consumed) = capacity(input, &[(&prepared.table, consumed as f64)])? {
         answer.insert("ConsumedCapacity".into(), consumed[0].clone());
     }

@@ -158,6 +158,24 @@ impl Condition {
     }
 }
 
+impl Condition {
+    /// Whether it speaks of an attribute for which this is true.
+    pub fn mentions(&self, wanted: &dyn Fn(&str) -> bool) -> bool {
+        let operand = |operand: &Operand| match operand {
+            Operand::Path(path) | Operand::Size(path) => wanted(&path.attribute),
+            Operand::Value(_) => false,
+        };
+        match self {
+            Self::Or(a, b) | Self::And(a, b) => a.mentions(wanted) || b.mentions(wanted),
+            Self::Not(a) => a.mentions(wanted),
+            Self::Compare(_, a, b) | Self::BeginsWith(a, b) | Self::Contains(a, b) => operand(a) || operand(b),
+            Self::Between(a, b, c) => operand(a) || operand(b) || operand(c),
+            Self::In(a, list) => operand(a) || list.iter().any(operand),
+            Self::Exists(path) | Self::Absent(path) | Self::HasType(path, _) => wanted(&path.attribute),
+        }
+    }
+}
+
 fn contains(whole: Option<&Value>, part: Option<&Value>) -> bool {
     match (whole, part) {
         (Some(Value::S(whole)), Some(Value::S(part))) => whole.contains(part.as_str()),

@@ -21,7 +21,6 @@ impl Stream {
         // Shards that begin together do not end together.
         let life = options.rotate_every_seconds * 1000;
         let ends = (life > 0).then(|| now + (life - chance.below(life / 8 + 1)).max(1));
-        #[expect(clippy::cast_possible_truncation, reason = "any 32 bits will do")]
         let salt = chance.next() as u32;
         self.shards.push(Shard {
             id: format!("shardId-{now:020}-{salt:08x}"),

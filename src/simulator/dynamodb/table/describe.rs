@@ -12,7 +12,6 @@ fn key_schema(schema: &Schema) -> Json {
 
 /// Milliseconds as the protocol writes a time: seconds, with a fraction.
 pub fn seconds(milliseconds: u64) -> Json {
-    #[expect(clippy::cast_precision_loss, reason = "times of this age are exact to a microsecond")]
     let seconds = milliseconds as f64 / 1000.0;
     json!(seconds)
 }

@@ -54,12 +54,10 @@ fn plain(value: &Value, key: &str) -> Value {
             Value::Object(kept.map(|(key, value)| (key.clone(), plain(value, key))).collect())
         }
         Value::Array(list) => {
-            let mut list: Vec<Value> = list.iter().map(|value| plain(value, "")).collect();
+            let inner = if key == "NS" { "N" } else { "" };
+            let mut list: Vec<Value> = list.iter().map(|value| plain(value, inner)).collect();
             // Sets have no order, and neither have lists of names.
-            if ["SS", "NS", "BS", "AttributeDefinitions", "GlobalSecondaryIndexes", "CancellationReasons"]
-                .contains(&key)
-                && key != "CancellationReasons"
-            {
+            if ["SS", "NS", "BS", "AttributeDefinitions", "GlobalSecondaryIndexes"].contains(&key) {
                 list.sort_by_key(Value::to_string);
             }
             Value::Array(list)
