@@ -56,11 +56,11 @@ impl Ask {
     }
 
     fn put(&mut self, r: u64, v: &str) {
-        self.call("PutItem", &json!({"TableName": "t", "Item": item(r, v)}));
+        self.call("PutItem", &json!({"TableName": "tab", "Item": item(r, v)}));
     }
 
     fn arn(&mut self) -> String {
-        self.call("DescribeTable", &json!({"TableName": "t"}))["Table"]["LatestStreamArn"].as_str().unwrap().to_owned()
+        self.call("DescribeTable", &json!({"TableName": "tab"}))["Table"]["LatestStreamArn"].as_str().unwrap().to_owned()
     }
 
     fn shards(&mut self) -> Vec<Json> {
@@ -121,12 +121,12 @@ fn a_request_that_is_not_signed_or_not_known_is_refused() {
 #[test]
 fn records_say_what_happened_and_a_write_that_changes_nothing_says_nothing() {
     let mut ask = Ask::new(Options::default());
-    ask.table("t");
+    ask.table("tab");
     ask.put(1, "a");
     ask.put(1, "a");
-    ask.call("PutItem", &json!({"TableName": "t", "Item": {"h": {"S": "a"}, "r": {"N": "1.0"}, "v": {"S": "b"}}}));
-    ask.call("DeleteItem", &json!({"TableName": "t", "Key": key(1)}));
-    ask.call("DeleteItem", &json!({"TableName": "t", "Key": key(1)}));
+    ask.call("PutItem", &json!({"TableName": "tab", "Item": {"h": {"S": "a"}, "r": {"N": "1.0"}, "v": {"S": "b"}}}));
+    ask.call("DeleteItem", &json!({"TableName": "tab", "Key": key(1)}));
+    ask.call("DeleteItem", &json!({"TableName": "tab", "Key": key(1)}));
     let shard = id(&ask.shards()[0]);
     let (records, ended) = ask.drain(&shard);
     let events: Vec<&str> = records.iter().map(|record| record["eventName"].as_str().unwrap()).collect();
@@ -140,7 +140,7 @@ fn records_say_what_happened_and_a_write_that_changes_nothing_says_nothing() {
 #[test]
 fn the_last_page_of_a_shard_has_records_and_no_next_iterator() {
     let mut ask = Ask::new(Options::default());
-    ask.table("t");
+    ask.table("tab");
     ask.put(1, "a");
     ask.now += 4 * HOUR;
     ask.put(1, "b");
@@ -159,7 +159,7 @@ fn the_last_page_of_a_shard_has_records_and_no_next_iterator() {
 #[test]
 fn an_iterator_expires_after_fifteen_minutes_and_a_record_after_a_day() {
     let mut ask = Ask::new(Options { rotate_every_seconds: 0, ..Options::default() });
-    ask.table("t");
+    ask.table("tab");
     ask.put(1, "a");
     let shard = id(&ask.shards()[0]);
     let (records, _) = ask.drain(&shard);
@@ -183,7 +183,7 @@ fn an_iterator_expires_after_fifteen_minutes_and_a_record_after_a_day() {
 #[test]
 fn a_shard_that_ended_a_day_ago_is_gone_and_still_named_as_a_parent() {
     let mut ask = Ask::new(Options::default());
-    ask.table("t");
+    ask.table("tab");
     let first = id(&ask.shards()[0]);
     ask.now += 29 * HOUR;
     let shards = ask.shards();
@@ -197,16 +197,16 @@ fn a_shard_that_ended_a_day_ago_is_gone_and_still_named_as_a_parent() {
 #[test]
 fn a_stream_that_is_switched_off_can_be_read_for_a_day_and_another_one_begins() {
     let mut ask = Ask::new(Options::default());
-    ask.table("t");
+    ask.table("tab");
     ask.put(1, "a");
     let (arn, shard) = (ask.arn(), id(&ask.shards()[0]));
-    ask.call("UpdateTable", &json!({"TableName": "t", "StreamSpecification": {"StreamEnabled": false}}));
+    ask.call("UpdateTable", &json!({"TableName": "tab", "StreamSpecification": {"StreamEnabled": false}}));
     ask.put(2, "between");
     assert_eq!(ask.drain(&shard).0.len(), 1);
     assert_eq!(ask.call("DescribeStream", &json!({"StreamArn": arn}))["StreamDescription"]["StreamStatus"], "DISABLED");
     ask.call(
         "UpdateTable",
-        &json!({"TableName": "t", "StreamSpecification": {"StreamEnabled": true, "StreamViewType": "NEW_IMAGE"}}),
+        &json!({"TableName": "tab", "StreamSpecification": {"StreamEnabled": true, "StreamViewType": "NEW_IMAGE"}}),
     );
     assert_ne!(ask.arn(), arn);
     ask.now += 25 * HOUR;
@@ -216,7 +216,7 @@ fn a_stream_that_is_switched_off_can_be_read_for_a_day_and_another_one_begins() 
 #[test]
 fn pages_of_records_end_at_a_thousand_and_at_a_megabyte() {
     let mut ask = Ask::new(Options::default());
-    ask.table("t");
+    ask.table("tab");
     for r in 0..1200 {
         ask.put(r, "x");
     }
@@ -237,7 +237,7 @@ fn pages_of_records_end_at_a_thousand_and_at_a_megabyte() {
 #[test]
 fn listings_come_in_pages_of_a_hundred_and_by_parent() {
     let mut ask = Ask::new(Options { rotate_every_seconds: 600, ..Options::default() });
-    ask.table("t");
+    ask.table("tab");
     ask.now += 22 * HOUR;
     let arn = ask.arn();
     let (mut all, mut after) = (Vec::new(), Json::Null);
@@ -263,7 +263,7 @@ fn listings_come_in_pages_of_a_hundred_and_by_parent() {
 #[test]
 fn describe_stream_and_get_records_have_rates() {
     let mut ask = Ask::new(Options::default());
-    ask.table("t");
+    ask.table("tab");
     let (arn, shard) = (ask.arn(), id(&ask.shards()[0]));
     ask.now += 1000;
     for _ in 0..10 {
@@ -280,25 +280,25 @@ fn describe_stream_and_get_records_have_rates() {
 #[test]
 fn an_item_whose_time_is_over_is_deleted_by_the_service() {
     let mut ask = Ask::new(Options { rotate_every_seconds: 0, ..Options::default() });
-    ask.table("t");
+    ask.table("tab");
     ask.call(
         "UpdateTimeToLive",
-        &json!({"TableName": "t", "TimeToLiveSpecification": {"Enabled": true, "AttributeName": "e"}}),
+        &json!({"TableName": "tab", "TimeToLiveSpecification": {"Enabled": true, "AttributeName": "e"}}),
     );
     let expires = (ask.now / 1000 + 60).to_string();
     let with = |r: u64, e: &str| json!({"h": {"S": "a"}, "r": {"N": r.to_string()}, "e": {"N": e}});
-    ask.call("PutItem", &json!({"TableName": "t", "Item": with(1, &expires)}));
-    ask.call("PutItem", &json!({"TableName": "t", "Item": with(2, &expires)}));
+    ask.call("PutItem", &json!({"TableName": "tab", "Item": with(1, &expires)}));
+    ask.call("PutItem", &json!({"TableName": "tab", "Item": with(2, &expires)}));
     // A new expiry before the old one comes: the item stays.
-    ask.call("PutItem", &json!({"TableName": "t", "Item": with(2, "4102444800")}));
-    ask.call("PutItem", &json!({"TableName": "t", "Item": with(3, "1000")}));
+    ask.call("PutItem", &json!({"TableName": "tab", "Item": with(2, "4102444800")}));
+    ask.call("PutItem", &json!({"TableName": "tab", "Item": with(3, "1000")}));
     ask.now += 60_000;
-    assert!(ask.call("GetItem", &json!({"TableName": "t", "Key": key(1)})).get("Item").is_some());
+    assert!(ask.call("GetItem", &json!({"TableName": "tab", "Key": key(1)})).get("Item").is_some());
     ask.now += 700_000;
-    assert!(ask.call("GetItem", &json!({"TableName": "t", "Key": key(1)})).get("Item").is_none());
-    assert!(ask.call("GetItem", &json!({"TableName": "t", "Key": key(2)})).get("Item").is_some());
+    assert!(ask.call("GetItem", &json!({"TableName": "tab", "Key": key(1)})).get("Item").is_none());
+    assert!(ask.call("GetItem", &json!({"TableName": "tab", "Key": key(2)})).get("Item").is_some());
     assert!(
-        ask.call("GetItem", &json!({"TableName": "t", "Key": key(3)})).get("Item").is_some(),
+        ask.call("GetItem", &json!({"TableName": "tab", "Key": key(3)})).get("Item").is_some(),
         "older than five years"
     );
     let shard = id(&ask.shards()[0]);
@@ -311,11 +311,11 @@ fn an_item_whose_time_is_over_is_deleted_by_the_service() {
 #[test]
 fn a_transaction_is_all_or_nothing_and_says_why() {
     let mut ask = Ask::new(Options::default());
-    ask.table("t");
+    ask.table("tab");
     ask.put(1, "a");
     let body = json!({"TransactItems": [
-        {"Put": {"TableName": "t", "Item": item(2, "b")}},
-        {"ConditionCheck": {"TableName": "t", "Key": key(1), "ConditionExpression": "v = :v",
+        {"Put": {"TableName": "tab", "Item": item(2, "b")}},
+        {"ConditionCheck": {"TableName": "tab", "Key": key(1), "ConditionExpression": "v = :v",
             "ExpressionAttributeValues": {":v": {"S": "z"}}, "ReturnValuesOnConditionCheckFailure": "ALL_OLD"}},
     ]});
     let error = ask.try_call("TransactWriteItems", &body).unwrap_err();
@@ -323,26 +323,26 @@ fn a_transaction_is_all_or_nothing_and_says_why() {
     assert!(error["Message"].as_str().unwrap().ends_with("[None, ConditionalCheckFailed]"));
     assert_eq!(error["CancellationReasons"][0], json!({"Code": "None"}));
     assert_eq!(error["CancellationReasons"][1]["Item"], item(1, "a"));
-    assert!(ask.call("GetItem", &json!({"TableName": "t", "Key": key(2)})).get("Item").is_none());
+    assert!(ask.call("GetItem", &json!({"TableName": "tab", "Key": key(2)})).get("Item").is_none());
 
-    let many = |n: u64| json!({"TransactItems": (0..n).map(|r| json!({"Put": {"TableName": "t", "Item": item(r, "x")}})).collect::<Vec<_>>()});
+    let many = |n: u64| json!({"TransactItems": (0..n).map(|r| json!({"Put": {"TableName": "tab", "Item": item(r, "x")}})).collect::<Vec<_>>()});
     ask.call("TransactWriteItems", &many(100));
     assert_eq!(ask.refused("TransactWriteItems", &many(101)), "ValidationException");
-    let large = json!({"TransactItems": (0..11).map(|r| json!({"Put": {"TableName": "t", "Item": item(r, &"x".repeat(399_000))}})).collect::<Vec<_>>()});
+    let large = json!({"TransactItems": (0..11).map(|r| json!({"Put": {"TableName": "tab", "Item": item(r, &"x".repeat(399_000))}})).collect::<Vec<_>>()});
     assert_eq!(ask.refused("TransactWriteItems", &large), "ValidationException");
-    let twice = json!({"TransactItems": [{"Delete": {"TableName": "t", "Key": key(1)}}, {"Put": {"TableName": "t", "Item": item(1, "")}}]});
+    let twice = json!({"TransactItems": [{"Delete": {"TableName": "tab", "Key": key(1)}}, {"Put": {"TableName": "tab", "Item": item(1, "")}}]});
     assert_eq!(ask.refused("TransactWriteItems", &twice), "ValidationException");
 }
 
 #[test]
 fn a_token_stands_for_its_request_for_ten_minutes() {
     let mut ask = Ask::new(Options::default());
-    ask.table("t");
+    ask.table("tab");
     let add = |by: &str| {
-        json!({"ClientRequestToken": "one", "TransactItems": [{"Update": {"TableName": "t", "Key": key(1),
+        json!({"ClientRequestToken": "one", "TransactItems": [{"Update": {"TableName": "tab", "Key": key(1),
             "UpdateExpression": "ADD n :n", "ExpressionAttributeValues": {":n": {"N": by}}}}]})
     };
-    let n = |ask: &mut Ask| ask.call("GetItem", &json!({"TableName": "t", "Key": key(1)}))["Item"]["n"]["N"].clone();
+    let n = |ask: &mut Ask| ask.call("GetItem", &json!({"TableName": "tab", "Key": key(1)}))["Item"]["n"]["N"].clone();
     ask.call("TransactWriteItems", &add("1"));
     ask.call("TransactWriteItems", &add("1"));
     assert_eq!(n(&mut ask), "1");
@@ -355,29 +355,29 @@ fn a_token_stands_for_its_request_for_ten_minutes() {
 #[test]
 fn batches_take_twenty_five_writes_and_may_leave_some_over() {
     let mut ask = Ask::new(Options { faults: Rates { unprocessed: 1000, ..Rates::default() }, ..Options::default() });
-    ask.table("t");
-    let batch = |n: u64| json!({"RequestItems": {"t": (0..n).map(|r| json!({"PutRequest": {"Item": item(r, "x")}})).collect::<Vec<_>>()}});
+    ask.table("tab");
+    let batch = |n: u64| json!({"RequestItems": {"tab": (0..n).map(|r| json!({"PutRequest": {"Item": item(r, "x")}})).collect::<Vec<_>>()}});
     assert_eq!(ask.refused("BatchWriteItem", &batch(26)), "ValidationException");
-    let left = ask.call("BatchWriteItem", &batch(25))["UnprocessedItems"]["t"].as_array().unwrap().len();
+    let left = ask.call("BatchWriteItem", &batch(25))["UnprocessedItems"]["tab"].as_array().unwrap().len();
     assert!((1..25).contains(&left), "{left}");
-    let there = ask.call("Scan", &json!({"TableName": "t"}))["Count"].as_u64().unwrap();
+    let there = ask.call("Scan", &json!({"TableName": "tab"}))["Count"].as_u64().unwrap();
     assert_eq!(there + left as u64, 25);
 }
 
 #[test]
 fn an_item_of_more_than_400_kilobytes_is_refused() {
     let mut ask = Ask::new(Options::default());
-    ask.table("t");
+    ask.table("tab");
     let fits = 400 * 1024 - "h".len() - "a".len() - "r".len() - 2 - "v".len();
     ask.put(1, &"x".repeat(fits));
-    let body = json!({"TableName": "t", "Item": item(1, &"x".repeat(fits + 1))});
+    let body = json!({"TableName": "tab", "Item": item(1, &"x".repeat(fits + 1))});
     assert_eq!(ask.refused("PutItem", &body), "ValidationException");
 }
 
 #[test]
 fn pages_of_a_query_go_on_where_they_ended_in_both_directions() {
     let mut ask = Ask::new(Options::default());
-    ask.table("t");
+    ask.table("tab");
     for r in 0..25 {
         ask.put(r, "x");
     }
@@ -386,7 +386,7 @@ fn pages_of_a_query_go_on_where_they_ended_in_both_directions() {
         loop {
             let page = ask.call(
                 "Query",
-                &json!({"TableName": "t", "KeyConditionExpression": "h = :h AND r BETWEEN :a AND :b", "Limit": 7,
+                &json!({"TableName": "tab", "KeyConditionExpression": "h = :h AND r BETWEEN :a AND :b", "Limit": 7,
                     "ScanIndexForward": forward, "ExclusiveStartKey": start,
                     "ExpressionAttributeValues": {":h": {"S": "a"}, ":a": {"N": "3"}, ":b": {"N": "20"}}}),
             );
@@ -409,16 +409,16 @@ fn pages_of_a_query_go_on_where_they_ended_in_both_directions() {
 #[test]
 fn segments_of_a_scan_share_the_table() {
     let mut ask = Ask::new(Options::default());
-    ask.table("t");
+    ask.table("tab");
     for n in 0..200 {
         let item = json!({"h": {"S": format!("h{n}")}, "r": {"N": "1"}});
-        ask.call("PutItem", &json!({"TableName": "t", "Item": item}));
+        ask.call("PutItem", &json!({"TableName": "tab", "Item": item}));
     }
     let (mut seen, mut filled) = (0, 0);
     for segment in 0..4 {
         let mut start = Json::Null;
         loop {
-            let body = json!({"TableName": "t", "Segment": segment, "TotalSegments": 4, "Limit": 9, "ExclusiveStartKey": start});
+            let body = json!({"TableName": "tab", "Segment": segment, "TotalSegments": 4, "Limit": 9, "ExclusiveStartKey": start});
             let page = ask.call("Scan", &body);
             seen += page["Count"].as_u64().unwrap();
             match page.get("LastEvaluatedKey") {
@@ -434,16 +434,16 @@ fn segments_of_a_scan_share_the_table() {
 #[test]
 fn a_script_names_the_call_that_goes_wrong() {
     let mut ask = Ask::new(Options::default());
-    ask.table("t");
+    ask.table("tab");
     let rules = br#"{"rules":[{"operation":"PutItem","skip":1,"fault":"lost_answer"},{"operation":"PutItem","fault":"lost_request"},
         {"operation":"PutItem","fault":"throttle"},{"operation":"TransactWriteItems","fault":"transaction_conflict"}]}"#;
     ask.world.control(ask.now, "script", rules).unwrap();
-    let put = |r: u64| json!({"TableName": "t", "Item": item(r, "x")});
+    let put = |r: u64| json!({"TableName": "tab", "Item": item(r, "x")});
     ask.call("PutItem", &put(1));
     assert_eq!(ask.refused("PutItem", &put(2)), "cut");
     assert_eq!(ask.refused("PutItem", &put(3)), "cut");
     assert_eq!(ask.refused("PutItem", &put(4)), "ProvisionedThroughputExceededException");
-    let there = |ask: &mut Ask, r| ask.call("GetItem", &json!({"TableName": "t", "Key": key(r)})).get("Item").is_some();
+    let there = |ask: &mut Ask, r| ask.call("GetItem", &json!({"TableName": "tab", "Key": key(r)})).get("Item").is_some();
     assert_eq!([1, 2, 3, 4].map(|r| there(&mut ask, r)), [true, true, false, false]);
     let error = ask.try_call("TransactWriteItems", &json!({"TransactItems": [{"Put": put(5)}]})).unwrap_err();
     assert_eq!(error["CancellationReasons"][0]["Code"], "TransactionConflict");
@@ -462,11 +462,11 @@ fn the_same_seed_and_requests_give_the_same_answers() {
             ..Options::default()
         };
         let mut ask = Ask::new(options);
-        ask.table("t");
+        ask.table("tab");
         let mut all = Vec::new();
         for n in 0..300 {
             ask.now += 700;
-            all.push(ask.try_call("PutItem", &json!({"TableName": "t", "Item": item(n % 5, &n.to_string())})));
+            all.push(ask.try_call("PutItem", &json!({"TableName": "tab", "Item": item(n % 5, &n.to_string())})));
         }
         (all, ask.world.control(ask.now, "world", br#"{"items":true,"records":true}"#).unwrap().to_string())
     };

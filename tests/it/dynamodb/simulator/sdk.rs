@@ -21,7 +21,7 @@ async fn table(service: &Service) -> String {
     let made = service
         .tables()
         .create_table()
-        .table_name("t")
+        .table_name("tab")
         .attribute_definitions(attribute("HashKey"))
         .attribute_definitions(attribute("FullPath"))
         .key_schema(key("HashKey", KeyType::Hash))
@@ -40,7 +40,7 @@ fn text(text: impl Into<String>) -> AttributeValue {
 
 fn put(path: &str, value: u64) -> Put {
     Put::builder()
-        .table_name("t")
+        .table_name("tab")
         .item("HashKey", text("teleport"))
         .item("FullPath", text(path))
         .item("n", AttributeValue::N(value.to_string()))
@@ -49,7 +49,7 @@ fn put(path: &str, value: u64) -> Put {
 }
 
 async fn write(client: &aws_sdk_dynamodb::Client, path: &str, value: u64) {
-    client.put_item().table_name("t").set_item(Some(put(path, value).item)).send().await.unwrap();
+    client.put_item().table_name("tab").set_item(Some(put(path, value).item)).send().await.unwrap();
 }
 
 /// What a follower saw: each shard's records, as path and value, in order.
@@ -149,7 +149,7 @@ async fn children_are_found_by_their_parent() {
     let listed =
         |filter: Option<ShardFilter>| client.describe_stream().stream_arn(&arn).set_shard_filter(filter).send();
     let first = listed(None).await.unwrap().stream_description.unwrap().shards()[0].shard_id().unwrap().to_owned();
-    service.simulate("split", &json!({ "table": "t" }));
+    service.simulate("split", &json!({ "table": "tab" }));
     let filter = ShardFilter::builder().r#type(ShardFilterType::ChildShards).shard_id(&first).build();
     let children = listed(Some(filter)).await.unwrap().stream_description.unwrap();
     assert_eq!(children.shards().len(), 2);
@@ -163,7 +163,7 @@ async fn errors_are_the_sdks_own_types() {
     let (tables, streams) = (service.tables(), service.streams());
     write(&tables, "teleport/a", 1).await;
 
-    let put = tables.put_item().table_name("t").set_item(Some(put("teleport/a", 2).item));
+    let put = tables.put_item().table_name("tab").set_item(Some(put("teleport/a", 2).item));
     let error =
         put.condition_expression("attribute_not_exists(FullPath)").send().await.unwrap_err().into_service_error();
     assert!(error.is_conditional_check_failed_exception(), "{error:?}");
@@ -171,7 +171,7 @@ async fn errors_are_the_sdks_own_types() {
     assert!(error.is_resource_not_found_exception(), "{error:?}");
 
     let check = ConditionCheck::builder()
-        .table_name("t")
+        .table_name("tab")
         .key("HashKey", text("teleport"))
         .key("FullPath", text("teleport/none"))
         .condition_expression("attribute_exists(FullPath)")
@@ -235,14 +235,14 @@ async fn items_that_a_batch_leaves_over_can_be_sent_again() {
         let put = PutRequest::builder().set_item(Some(put(&format!("teleport/{n}"), n).item)).build().unwrap();
         WriteRequest::builder().put_request(put).build()
     };
-    let mut left = Some(std::collections::HashMap::from([("t".to_owned(), (0..25).map(request).collect::<Vec<_>>())]));
+    let mut left = Some(std::collections::HashMap::from([("tab".to_owned(), (0..25).map(request).collect::<Vec<_>>())]));
     let mut rounds = 0;
     while let Some(items) = left.filter(|items| !items.is_empty()) {
         left = client.batch_write_item().set_request_items(Some(items)).send().await.unwrap().unprocessed_items;
         rounds += 1;
     }
     assert!(rounds > 1, "nothing was left over");
-    assert_eq!(client.scan().table_name("t").send().await.unwrap().count(), 25);
+    assert_eq!(client.scan().table_name("tab").send().await.unwrap().count(), 25);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -252,11 +252,11 @@ async fn what_expired_is_removed_by_the_service_and_every_type_arrives() {
     let client = service.tables();
     let now = service.simulate("clock", &json!({}))["now_milliseconds"].as_u64().unwrap() / 1000;
     let ttl = aws_sdk_dynamodb::types::TimeToLiveSpecification::builder().attribute_name("Expires").enabled(true);
-    client.update_time_to_live().table_name("t").time_to_live_specification(ttl.build().unwrap()).send().await.unwrap();
+    client.update_time_to_live().table_name("tab").time_to_live_specification(ttl.build().unwrap()).send().await.unwrap();
     let digits = "12345678901234567890123456789012345678";
     let put = client
         .put_item()
-        .table_name("t")
+        .table_name("tab")
         .item("HashKey", text("teleport"))
         .item("FullPath", text("teleport/x"))
         .item("Expires", AttributeValue::N((now + 30).to_string()))
@@ -266,7 +266,7 @@ async fn what_expired_is_removed_by_the_service_and_every_type_arrives() {
         .item("map", AttributeValue::M([("l".to_owned(), AttributeValue::L(vec![AttributeValue::Null(true)]))].into()));
     put.send().await.unwrap();
     service.advance(1000);
-    assert_eq!(client.scan().table_name("t").send().await.unwrap().count(), 0);
+    assert_eq!(client.scan().table_name("tab").send().await.unwrap().count(), 0);
     let streams = service.streams();
     let description = streams.describe_stream().stream_arn(&arn).send().await.unwrap().stream_description.unwrap();
     let shard = description.shards()[0].shard_id().unwrap();
