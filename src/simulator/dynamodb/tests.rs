@@ -60,7 +60,10 @@ impl Ask {
     }
 
     fn arn(&mut self) -> String {
-        self.call("DescribeTable", &json!({"TableName": "tab"}))["Table"]["LatestStreamArn"].as_str().unwrap().to_owned()
+        self.call("DescribeTable", &json!({"TableName": "tab"}))["Table"]["LatestStreamArn"]
+            .as_str()
+            .unwrap()
+            .to_owned()
     }
 
     fn shards(&mut self) -> Vec<Json> {
@@ -443,7 +446,8 @@ fn a_script_names_the_call_that_goes_wrong() {
     assert_eq!(ask.refused("PutItem", &put(2)), "cut");
     assert_eq!(ask.refused("PutItem", &put(3)), "cut");
     assert_eq!(ask.refused("PutItem", &put(4)), "ProvisionedThroughputExceededException");
-    let there = |ask: &mut Ask, r| ask.call("GetItem", &json!({"TableName": "tab", "Key": key(r)})).get("Item").is_some();
+    let there =
+        |ask: &mut Ask, r| ask.call("GetItem", &json!({"TableName": "tab", "Key": key(r)})).get("Item").is_some();
     assert_eq!([1, 2, 3, 4].map(|r| there(&mut ask, r)), [true, true, false, false]);
     let error = ask.try_call("TransactWriteItems", &json!({"TransactItems": [{"Put": put(5)}]})).unwrap_err();
     assert_eq!(error["CancellationReasons"][0]["Code"], "TransactionConflict");

@@ -13,7 +13,7 @@ use super::fail::{Failure, Kind, Result};
 use super::number::Number;
 use super::value::{Item, Value};
 
-/// LIMIT: levels of lists and maps within each other, as documented.
+/// LIMIT: levels of values within each other, as documented: a list in a list is two, and what is in it a third one.
 const DEPTH: usize = 32;
 
 /// An item as a request has it.
@@ -96,7 +96,7 @@ fn set<T: Ord>(json: &Json, what: &str, one: impl Fn(&Json) -> Result<T>) -> Res
 }
 
 fn nested(json: &Json, depth: usize) -> Result<Value> {
-    if depth > DEPTH {
+    if depth >= DEPTH {
         return Err(Failure::invalid(
             "Nesting Levels have exceeded supported limits: Attributes should have no more than 32 levels deep",
         ));
@@ -169,7 +169,7 @@ mod tests {
     #[test]
     fn a_thirty_third_level_is_refused() {
         let deep = |levels| (0..levels).fold(json!({"NULL": true}), |inner, _| json!({"L": [inner]}));
-        assert!(value(&deep(32)).is_ok());
-        assert!(value(&deep(33)).is_err());
+        assert!(value(&deep(31)).is_ok());
+        assert!(value(&deep(32)).is_err());
     }
 }

@@ -79,9 +79,10 @@ pub fn write(world: &mut World, input: &Input<'_>) -> Result<Json> {
     sized("transactItems", list.len(), ACTIONS)?;
     let (done, token) = repeated(world, input)?;
     let mut prepared: Vec<Prepared> = Vec::new();
-    for json in list {
+    for (at, json) in list.iter().enumerate() {
         let (action, part) = action(json)?;
-        prepared.push(prepare(world, action, &part)?);
+        let one = prepare(world, action, &part).map_err(|failure| told_by_reason(failure, at, list.len()))?;
+        prepared.push(one);
     }
     let places: BTreeSet<_> = prepared.iter().map(|one| (&one.table, &one.key)).collect();
     if places.len() < prepared.len() {
@@ -103,6 +104,16 @@ pub fn write(world: &mut World, input: &Input<'_>) -> Result<Json> {
         answer.insert("ConsumedCapacity".into(), consumed);
     }
     Ok(Json::Object(answer))
+}
+
+/// A key of another type is an action's fault and told as that; everything else that can be seen at once is the request's.
+fn told_by_reason(failure: Failure, at: usize, count: usize) -> Failure {
+    if !failure.message.contains("Type mismatch for key") {
+        return failure;
+    }
+    let mut reasons = vec![Reason::NONE; count];
+    reasons[at] = Reason { code: "ValidationError", message: Some(failure.message), item: None };
+    Failure::canceled(reasons)
 }
 
 /// The faults that a transaction tells of in its own way.

@@ -173,7 +173,7 @@ fn one(world: &mut World, action: Action, input: &Input<'_>) -> Result<Json> {
     let consumed = prepared.units(&judged);
     prepared.apply(world, judged);
 
-    let paths: Vec<Path> = prepared.update.iter().flat_map(Update::paths).cloned().collect();
+    let paths: Vec<Path> = prepared.update.iter().flat_map(Update::paths).map(Path::to_list).collect();
     let attributes = match returns {
         "ALL_OLD" => old.as_deref().cloned(),
         "ALL_NEW" => new,

@@ -198,6 +198,18 @@ pub fn checked(condition: Condition, what: &str) -> Result<Condition> {
             value.kind()
         ))
     };
+    let first = match &condition {
+        Condition::Compare(how, a, b) if a == b => Some((how.sign(), a)),
+        Condition::Between(a, low, high) if a == low || a == high => Some(("BETWEEN", a)),
+        Condition::In(a, list) if list.contains(a) => Some(("IN", a)),
+        _ => None,
+    };
+    if let Some((sign, Operand::Path(path))) = first {
+        return Err(Failure::invalid(format!(
+            "Invalid {what}: The first operand must be distinct from the remaining operands for this operator or function; \
+             operator: {sign}, first operand: {path}"
+        )));
+    }
     match &condition {
         Condition::Compare(how, a, b) if how.orders() => {
             for operand in [a, b] {

@@ -249,7 +249,7 @@ impl<'a> Parser<'a> {
                     list.len()
                 )));
             }
-            return Ok(Condition::In(left, list));
+            return checked(Condition::In(left, list), self.what);
         }
         let how = match self.tokens.get(self.at) {
             Some(Token::Sign(sign)) => Comparator::of(sign),

@@ -37,6 +37,12 @@ impl Path {
         Some(value)
     }
 
+    /// The way up to the first list: of a list, an update tells all.
+    pub fn to_list(&self) -> Self {
+        let steps = self.steps.iter().take_while(|step| matches!(step, Step::Field(_)));
+        Self { attribute: self.attribute.clone(), steps: steps.cloned().collect() }
+    }
+
     /// Whether one leads through the other.
     pub fn overlaps(&self, other: &Self) -> bool {
         let common = self.steps.len().min(other.steps.len());

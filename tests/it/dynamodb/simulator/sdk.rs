@@ -235,7 +235,8 @@ async fn items_that_a_batch_leaves_over_can_be_sent_again() {
         let put = PutRequest::builder().set_item(Some(put(&format!("teleport/{n}"), n).item)).build().unwrap();
         WriteRequest::builder().put_request(put).build()
     };
-    let mut left = Some(std::collections::HashMap::from([("tab".to_owned(), (0..25).map(request).collect::<Vec<_>>())]));
+    let mut left =
+        Some(std::collections::HashMap::from([("tab".to_owned(), (0..25).map(request).collect::<Vec<_>>())]));
     let mut rounds = 0;
     while let Some(items) = left.filter(|items| !items.is_empty()) {
         left = client.batch_write_item().set_request_items(Some(items)).send().await.unwrap().unprocessed_items;
@@ -252,7 +253,13 @@ async fn what_expired_is_removed_by_the_service_and_every_type_arrives() {
     let client = service.tables();
     let now = service.simulate("clock", &json!({}))["now_milliseconds"].as_u64().unwrap() / 1000;
     let ttl = aws_sdk_dynamodb::types::TimeToLiveSpecification::builder().attribute_name("Expires").enabled(true);
-    client.update_time_to_live().table_name("tab").time_to_live_specification(ttl.build().unwrap()).send().await.unwrap();
+    client
+        .update_time_to_live()
+        .table_name("tab")
+        .time_to_live_specification(ttl.build().unwrap())
+        .send()
+        .await
+        .unwrap();
     let digits = "12345678901234567890123456789012345678";
     let put = client
         .put_item()
