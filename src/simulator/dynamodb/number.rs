@@ -217,7 +217,7 @@ impl fmt::Display for Number {
         let text: String = self.digits.iter().map(|d| char::from(b'0' + d)).collect();
         let count = i32::try_from(text.len()).expect("a number has at most 38 digits");
         match self.exponent {
-            e if e > 40 || e < -20 => {
+            e if !(-20..=40).contains(&e) => {
                 let (first, rest) = text.split_at(1);
                 let point = if rest.is_empty() { "" } else { "." };
                 write!(f, "{first}{point}{rest}E{:+}", e - 1)

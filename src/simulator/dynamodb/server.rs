@@ -46,7 +46,7 @@ struct Clock {
 
 impl Clock {
     fn new(pace: Pace) -> Self {
-        let present = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| milliseconds(since));
+        let present = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, milliseconds);
         Self { base: pace.start.unwrap_or_else(present), since: Instant::now(), speed: pace.speed, ahead: 0 }
     }
 

@@ -189,16 +189,9 @@ fn tables_are_described_and_refused_alike() {
     both.settled();
 }
 
-#[test]
-fn values_are_kept_and_refused_alike() {
-    let Some(mut both) = both() else { return };
-    both.call("CreateTable", &definition(false));
-    both.call("CreateTable", &{
-        let mut d = definition(true);
-        d["StreamSpecification"] = Value::Null;
-        d
-    });
-    let values = [
+/// Values, right and wrong.
+fn values() -> Vec<Value> {
+    vec![
         json!({"N": "12345678901234567890123456789012345678"}),
         json!({"N": "123456789012345678901234567890123456789"}),
         json!({"N": "1E125"}),
@@ -227,8 +220,19 @@ fn values_are_kept_and_refused_alike() {
         json!({"L": [{"M": {"a": {"L": [{"NULL": true}]}}}]}),
         json!({}),
         json!({"S": "a", "N": "1"}),
-    ];
-    for value in &values {
+    ]
+}
+
+#[test]
+fn values_are_kept_and_refused_alike() {
+    let Some(mut both) = both() else { return };
+    both.call("CreateTable", &definition(false));
+    both.call("CreateTable", &{
+        let mut d = definition(true);
+        d["StreamSpecification"] = Value::Null;
+        d
+    });
+    for value in &values() {
         let item = json!({"h": {"S": "a"}, "r": {"N": "1"}, "v": value});
         both.call("PutItem", &json!({"TableName": "pair", "Item": item}));
         both.call("GetItem", &json!({"TableName": "pair", "Key": key("a", "1"), "ConsistentRead": true}));
@@ -264,69 +268,71 @@ fn values_are_kept_and_refused_alike() {
     both.settled();
 }
 
+/// Filters, right and wrong.
+const FILTERS: &[&str] = &[
+    "v > :n",
+    "v >= :n AND v < :m",
+    "v <> :n",
+    "missing <> :n",
+    "missing = :n",
+    "NOT missing = :n",
+    "v = :n OR v = :m",
+    "v BETWEEN :n AND :m",
+    "v BETWEEN :m AND :n",
+    "v IN (:n, :m)",
+    "attribute_exists(l[1].k)",
+    "attribute_not_exists(l[2])",
+    "attribute_type(l, :t)",
+    "attribute_type(v, :s)",
+    "contains(ss, :s)",
+    "contains(v, :n)",
+    "contains(l, :n)",
+    "begins_with(other, :s)",
+    "begins_with(v, :n)",
+    "size(l) = :n",
+    "size(ss) < :n",
+    "size(v) < :n",
+    "size(missing) < :n",
+    "v < :b",
+    "v = :b",
+    "v < :s",
+    "r = :n",
+    "l[1].k > :s",
+    "(v = :n)",
+    "((v = :n))",
+    "(v = :n) AND (v = :n)",
+    "NOT (v = :n)",
+    "NOT NOT v = :n",
+    "v = v",
+    "v = r",
+    "size(l) = size(ss)",
+    "status = :n",
+    "v == :n",
+    "v = ",
+    "v",
+    "",
+    "v = :n AND",
+    "foo(v)",
+    "attribute_exists(v, v)",
+    "v BETWEEN :n AND :s",
+    "v = :undefined",
+    "#u = :n",
+    "v != :n",
+    "l[1].k = other",
+    "v IN ()",
+    "v in (:n) and not v = :m",
+    "a-b = :n",
+    "l[-1] = :n",
+    "l[0] = l[0]",
+    "h = :s",
+];
+
 #[test]
 fn conditions_and_filters_mean_the_same() {
     let Some(mut both) = both() else { return };
     filled(&mut both);
     let values = json!({":n": {"N": "4"}, ":m": {"N": "50"}, ":s": {"S": "p"}, ":t": {"S": "L"}, ":b": {"BOOL": true}});
-    let filters = [
-        "v > :n",
-        "v >= :n AND v < :m",
-        "v <> :n",
-        "missing <> :n",
-        "missing = :n",
-        "NOT missing = :n",
-        "v = :n OR v = :m",
-        "v BETWEEN :n AND :m",
-        "v BETWEEN :m AND :n",
-        "v IN (:n, :m)",
-        "attribute_exists(l[1].k)",
-        "attribute_not_exists(l[2])",
-        "attribute_type(l, :t)",
-        "attribute_type(v, :s)",
-        "contains(ss, :s)",
-        "contains(v, :n)",
-        "contains(l, :n)",
-        "begins_with(other, :s)",
-        "begins_with(v, :n)",
-        "size(l) = :n",
-        "size(ss) < :n",
-        "size(v) < :n",
-        "size(missing) < :n",
-        "v < :b",
-        "v = :b",
-        "v < :s",
-        "r = :n",
-        "l[1].k > :s",
-        "(v = :n)",
-        "((v = :n))",
-        "(v = :n) AND (v = :n)",
-        "NOT (v = :n)",
-        "NOT NOT v = :n",
-        "v = v",
-        "v = r",
-        "size(l) = size(ss)",
-        "status = :n",
-        "v == :n",
-        "v = ",
-        "v",
-        "",
-        "v = :n AND",
-        "foo(v)",
-        "attribute_exists(v, v)",
-        "v BETWEEN :n AND :s",
-        "v = :undefined",
-        "#u = :n",
-        "v != :n",
-        "l[1].k = other",
-        "v IN ()",
-        "v in (:n) and not v = :m",
-        "a-b = :n",
-        "l[-1] = :n",
-        "l[0] = l[0]",
-        "h = :s",
-    ];
-    for filter in filters {
+    for filter in FILTERS.iter().copied() {
         let used: serde_json::Map<String, Value> = values
             .as_object()
             .unwrap()
@@ -353,64 +359,66 @@ fn conditions_and_filters_mean_the_same() {
     both.settled();
 }
 
+/// Updates, right and wrong.
+const UPDATES: &[&str] = &[
+    "SET v = v + :1",
+    "SET v = :1 - v",
+    "SET neu = if_not_exists(neu, :1)",
+    "SET l = list_append(l, :l)",
+    "SET l = list_append(:l, l)",
+    "SET l[7] = :s",
+    "SET l[0] = :s, l[9] = :1",
+    "SET l[1].k = :s",
+    "SET l[1].deep.er = :s",
+    "SET missing.x = :s",
+    "REMOVE l[0], l[1]",
+    "REMOVE nothing",
+    "REMOVE l[40]",
+    "REMOVE l[0].x",
+    "ADD v :1",
+    "ADD cnt :1",
+    "ADD ss :ss",
+    "ADD neus :ns",
+    "ADD ss :ns",
+    "ADD other :1",
+    "ADD v :s",
+    "DELETE ss :ss",
+    "DELETE ss :ns",
+    "DELETE v :ss",
+    "DELETE nothing :ss",
+    "SET v = other",
+    "SET v = missing",
+    "SET other = v + other",
+    "SET other = other + :1",
+    "SET h = :s",
+    "REMOVE r",
+    "SET a = :1, a = :1",
+    "SET l = :l, l[0] = :1",
+    "SET a = :1 SET b = :1",
+    "SET a = :1 REMOVE b ADD c :1 DELETE ss :ss",
+    "SET v = r, other = v",
+    "set v = :1 remove other",
+    "SET",
+    "",
+    "FOO a",
+    "SET a = foo(b)",
+    "SET a = :1 + :1 + :1",
+    "SET a = (:1 + :1)",
+    "SET l[0] = l[1], l[1] = l[0]",
+    "SET a = if_not_exists(b, if_not_exists(c, :1))",
+    "SET a = list_append(other, :l)",
+    "ADD l[0] :1",
+    "SET a.b = :1",
+    "SET v = v + :s",
+    "SET #x = :1",
+];
+
 #[test]
 fn updates_leave_the_same_and_give_the_same() {
     let Some(mut both) = both() else { return };
     filled(&mut both);
     let values = json!({":1": {"N": "1"}, ":l": {"L": [{"S": "z"}]}, ":ss": {"SS": ["q", "w"]}, ":ns": {"NS": ["1"]}, ":s": {"S": "text"}});
-    let updates = [
-        "SET v = v + :1",
-        "SET v = :1 - v",
-        "SET neu = if_not_exists(neu, :1)",
-        "SET l = list_append(l, :l)",
-        "SET l = list_append(:l, l)",
-        "SET l[7] = :s",
-        "SET l[0] = :s, l[9] = :1",
-        "SET l[1].k = :s",
-        "SET l[1].deep.er = :s",
-        "SET missing.x = :s",
-        "REMOVE l[0], l[1]",
-        "REMOVE nothing",
-        "REMOVE l[40]",
-        "REMOVE l[0].x",
-        "ADD v :1",
-        "ADD cnt :1",
-        "ADD ss :ss",
-        "ADD neus :ns",
-        "ADD ss :ns",
-        "ADD other :1",
-        "ADD v :s",
-        "DELETE ss :ss",
-        "DELETE ss :ns",
-        "DELETE v :ss",
-        "DELETE nothing :ss",
-        "SET v = other",
-        "SET v = missing",
-        "SET other = v + other",
-        "SET other = other + :1",
-        "SET h = :s",
-        "REMOVE r",
-        "SET a = :1, a = :1",
-        "SET l = :l, l[0] = :1",
-        "SET a = :1 SET b = :1",
-        "SET a = :1 REMOVE b ADD c :1 DELETE ss :ss",
-        "SET v = r, other = v",
-        "set v = :1 remove other",
-        "SET",
-        "",
-        "FOO a",
-        "SET a = foo(b)",
-        "SET a = :1 + :1 + :1",
-        "SET a = (:1 + :1)",
-        "SET l[0] = l[1], l[1] = l[0]",
-        "SET a = if_not_exists(b, if_not_exists(c, :1))",
-        "SET a = list_append(other, :l)",
-        "ADD l[0] :1",
-        "SET a.b = :1",
-        "SET v = v + :s",
-        "SET #x = :1",
-    ];
-    for (at, update) in updates.iter().enumerate() {
+    for (at, update) in UPDATES.iter().copied().enumerate() {
         let used: serde_json::Map<String, Value> = values
             .as_object()
             .unwrap()
@@ -448,32 +456,34 @@ fn updates_leave_the_same_and_give_the_same() {
     both.settled();
 }
 
+/// Key conditions, right and wrong.
+const KEY_CONDITIONS: &[&str] = &[
+    "h = :h",
+    "h = :h AND r > :3",
+    "h = :h AND r <= :3",
+    "r >= :3 AND h = :h",
+    "h = :h AND r BETWEEN :3 AND :8",
+    "h = :h AND r = :3",
+    "h = :h AND begins_with(r, :3)",
+    "r = :3",
+    "h > :h",
+    "h = :h OR r = :3",
+    "h = :h AND r <> :3",
+    "h = :h AND v = :3",
+    "h = :3",
+    "h = :h AND r = :h",
+    "h = :h AND r = :3 AND r = :8",
+    "NOT h = :h",
+    "h = :h AND h = :h",
+    "(h = :h) AND (r > :3)",
+    ":h = h",
+];
+
 #[test]
 fn queries_and_scans_page_alike() {
     let Some(mut both) = both() else { return };
     filled(&mut both);
-    let conditions = [
-        "h = :h",
-        "h = :h AND r > :3",
-        "h = :h AND r <= :3",
-        "r >= :3 AND h = :h",
-        "h = :h AND r BETWEEN :3 AND :8",
-        "h = :h AND r = :3",
-        "h = :h AND begins_with(r, :3)",
-        "r = :3",
-        "h > :h",
-        "h = :h OR r = :3",
-        "h = :h AND r <> :3",
-        "h = :h AND v = :3",
-        "h = :3",
-        "h = :h AND r = :h",
-        "h = :h AND r = :3 AND r = :8",
-        "NOT h = :h",
-        "h = :h AND h = :h",
-        "(h = :h) AND (r > :3)",
-        ":h = h",
-    ];
-    for condition in conditions {
+    for condition in KEY_CONDITIONS.iter().copied() {
         let values: serde_json::Map<String, Value> =
             [(":h", json!({"S": "a"})), (":3", json!({"N": "3"})), (":8", json!({"N": "8"}))]
                 .into_iter()
