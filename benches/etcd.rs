@@ -95,7 +95,8 @@ impl Servers {
     }
 
     fn mirror(&self, from: &str, to: &str) -> Child {
-        let arguments = ["make-mirror", "--prefix", from, "--dest-prefix", to, &format!("127.0.0.1:{}", self.sink.port)];
+        let arguments =
+            ["make-mirror", "--prefix", from, "--dest-prefix", to, &format!("127.0.0.1:{}", self.sink.port)];
         self.source.ctl_command(&arguments).stdout(Stdio::null()).spawn().unwrap()
     }
 
@@ -161,7 +162,10 @@ fn first_copy(servers: &Servers, keys: u64, repeat: u64) {
             servers.settle(&to);
         }
     }
-    println!("PROVE 5.1 first copy: driftless has all keys there after {:.2} s (median), before its sweep", median(&there));
+    println!(
+        "PROVE 5.1 first copy: driftless has all keys there after {:.2} s (median), before its sweep",
+        median(&there)
+    );
     table("first copy", keys, &times);
 }
 

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::Value;
 
 use crate::support::etcd::{self, Etcd, Proxy, Release, Setup, Weather, until};
 use crate::support::etcddb::{EtcdDb, Lines, assert_near, lines};
@@ -418,7 +417,7 @@ fn another_leader_is_followed_and_what_it_gave_to_leases_is_told() {
     std::thread::sleep(Duration::from_secs(8));
     for round in 0..pick(2, 5) {
         // The one that leads dies; another one is elected.
-        let leader = leader(members);
+        let leader = etcd::leader(members);
         members[leader].kill();
         let alive = (leader + 1) % 3;
         until("the others agree", || members[alive].try_ctl(&["put", "/x", "1"]).is_ok());
@@ -434,22 +433,6 @@ fn another_leader_is_followed_and_what_it_gave_to_leases_is_told() {
     assert_eq!(case.gaps(), 0, "{}", case.site.log());
     assert!(program.stop(PATIENCE).success(), "{}", case.site.log());
     members.iter().for_each(Etcd::stop);
-}
-
-pub fn leader(members: &[Etcd]) -> usize {
-    let mut found = None;
-    until("somebody leads", || {
-        found = members.iter().position(|member| {
-            let said = member.try_ctl(&["endpoint", "status", "-w", "json", "--command-timeout=2s"]);
-            let said: Option<Value> = said.ok().and_then(|said| serde_json::from_str(&said).ok());
-            said.is_some_and(|said| {
-                let status = &said[0]["Status"];
-                status["leader"].as_u64() == status["header"]["member_id"].as_u64()
-            })
-        });
-        found.is_some()
-    });
-    found.unwrap()
 }
 
 /// A way that goes silent keeps its connection; only the watchdog tells it from a quiet cluster.

@@ -1,6 +1,5 @@
 //! The kind etcd against real servers of both versions.
 
-mod chaos;
 mod connecting;
 mod contracts;
 mod copying;

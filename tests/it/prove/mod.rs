@@ -2,6 +2,8 @@
 
 #[cfg(all(feature = "journal", feature = "postgresql", feature = "sqlite"))]
 mod damage;
+#[cfg(all(feature = "etcd", feature = "postgresql", feature = "sqlite"))]
+mod etcd;
 #[cfg(all(feature = "journal", feature = "postgresql", feature = "sqlite"))]
 mod fanout;
 #[cfg(all(feature = "journal", feature = "postgresql", feature = "sqlite"))]

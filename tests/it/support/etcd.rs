@@ -436,6 +436,23 @@ fn run(mut command: Command, input: &[u8]) -> Result<String, String> {
     }
 }
 
+/// Which of them leads.
+pub fn leader(members: &[Etcd]) -> usize {
+    let mut found = None;
+    until("somebody leads", || {
+        found = members.iter().position(|member| {
+            let said = member.try_ctl(&["endpoint", "status", "-w", "json", "--command-timeout=2s"]);
+            let said: Option<Value> = said.ok().and_then(|said| serde_json::from_str(&said).ok());
+            said.is_some_and(|said| {
+                let status = &said[0]["Status"];
+                status["leader"].as_u64() == status["header"]["member_id"].as_u64()
+            })
+        });
+        found.is_some()
+    });
+    found.unwrap()
+}
+
 /// Waits for something that comes soon.
 pub fn until(what: &str, mut there: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(180);
