@@ -173,12 +173,12 @@ fn one(world: &mut World, action: Action, input: &Input<'_>) -> Result<Json> {
     let consumed = prepared.units(&judged);
     prepared.apply(world, judged);
 
-    let paths: Vec<Path> = prepared.update.iter().flat_map(Update::paths).map(Path::to_list).collect();
+    let paths: Vec<Path> = prepared.update.iter().flat_map(Update::paths).cloned().collect();
     let attributes = match returns {
         "ALL_OLD" => old.as_deref().cloned(),
         "ALL_NEW" => new,
-        "UPDATED_OLD" => old.map(|item| project(&item, &paths)),
-        "UPDATED_NEW" => new.map(|item| project(&item, &paths)),
+        "UPDATED_OLD" => old.map(|item| updated(&item, &paths)),
+        "UPDATED_NEW" => new.map(|item| updated(&item, &paths)),
         _ => None,
     };
     let mut answer = Map::new();
@@ -189,6 +189,12 @@ fn one(world: &mut World, action: Action, input: &Input<'_>) -> Result<Json> {
         answer.insert("ConsumedCapacity".into(), consumed[0].clone());
     }
     Ok(Json::Object(answer))
+}
+
+/// What is there of the paths that an update wrote.
+fn updated(item: &Item, paths: &[Path]) -> Item {
+    let there: Vec<Path> = paths.iter().filter(|path| path.find(item).is_some()).map(Path::to_list).collect();
+    project(item, &there)
 }
 
 /// PutItem.
