@@ -9,7 +9,7 @@ use super::path::Path;
 
 /// Something that is compared.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Operand {
+pub enum Compared {
     /// What lies at a path.
     Path(Path),
     /// A value of the request.
@@ -18,7 +18,7 @@ pub enum Operand {
     Size(Path),
 }
 
-impl Operand {
+impl Compared {
     fn of(&self, item: &Item) -> Option<Value> {
         match self {
             Self::Path(path) => path.find(item).cloned(),
@@ -111,11 +111,11 @@ pub enum Condition {
     /// Not.
     Not(Box<Condition>),
     /// A comparison.
-    Compare(Comparator, Operand, Operand),
+    Compare(Comparator, Compared, Compared),
     /// Between two bounds, both included.
-    Between(Operand, Operand, Operand),
+    Between(Compared, Compared, Compared),
     /// One of a list.
-    In(Operand, Vec<Operand>),
+    In(Compared, Vec<Compared>),
     /// There is something.
     Exists(Path),
     /// There is nothing.
@@ -123,9 +123,9 @@ pub enum Condition {
     /// It has this type.
     HasType(Path, String),
     /// It begins so.
-    BeginsWith(Operand, Operand),
+    BeginsWith(Compared, Compared),
     /// It contains this.
-    Contains(Operand, Operand),
+    Contains(Compared, Compared),
 }
 
 impl Condition {
@@ -161,9 +161,9 @@ impl Condition {
 impl Condition {
     /// Whether it speaks of an attribute for which this is true.
     pub fn mentions(&self, wanted: &dyn Fn(&str) -> bool) -> bool {
-        let operand = |operand: &Operand| match operand {
-            Operand::Path(path) | Operand::Size(path) => wanted(&path.attribute),
-            Operand::Value(_) => false,
+        let operand = |operand: &Compared| match operand {
+            Compared::Path(path) | Compared::Size(path) => wanted(&path.attribute),
+            Compared::Value(_) => false,
         };
         match self {
             Self::Or(a, b) | Self::And(a, b) => a.mentions(wanted) || b.mentions(wanted),
@@ -204,7 +204,7 @@ pub fn checked(condition: Condition, what: &str) -> Result<Condition> {
         Condition::In(a, list) if list.contains(a) => Some(("IN", a)),
         _ => None,
     };
-    if let Some((sign, Operand::Path(path))) = first {
+    if let Some((sign, Compared::Path(path))) = first {
         return Err(Failure::invalid(format!(
             "Invalid {what}: The first operand must be distinct from the remaining operands for this operator or function; \
              operator: {sign}, first operand: {path}"
@@ -213,14 +213,14 @@ pub fn checked(condition: Condition, what: &str) -> Result<Condition> {
     match &condition {
         Condition::Compare(how, a, b) if how.orders() => {
             for operand in [a, b] {
-                if let Operand::Value(value) = operand
+                if let Compared::Value(value) = operand
                     && !value.is_scalar()
                 {
                     return Err(wrong_type(how.sign(), value, "operator"));
                 }
             }
         }
-        Condition::Between(_, Operand::Value(low), Operand::Value(high)) => {
+        Condition::Between(_, Compared::Value(low), Compared::Value(high)) => {
             let order = order(Some(low), Some(high));
             if low.kind() != high.kind() {
                 return Err(Failure::invalid(format!(
@@ -241,7 +241,7 @@ pub fn checked(condition: Condition, what: &str) -> Result<Condition> {
                 Some(_) => {}
             }
         }
-        Condition::BeginsWith(_, Operand::Value(value)) if !matches!(value, Value::S(_) | Value::B(_)) => {
+        Condition::BeginsWith(_, Compared::Value(value)) if !matches!(value, Value::S(_) | Value::B(_)) => {
             return Err(wrong_type("begins_with", value, "operator or function"));
         }
         _ => {}

@@ -2,7 +2,7 @@
 
 use super::super::fail::{Failure, Result};
 use super::super::value::Value;
-use super::condition::{Comparator, Condition, Operand};
+use super::condition::{Comparator, Compared, Condition};
 use super::path::Path;
 
 /// Which sort keys.
@@ -71,10 +71,10 @@ fn missing(name: &str) -> Failure {
 fn one(condition: &Condition) -> Result<(&str, SortCondition)> {
     let unsupported = || Failure::invalid("Query key condition not supported");
     match condition {
-        Condition::Compare(how, Operand::Path(path), Operand::Value(value)) if *how != Comparator::Different => {
+        Condition::Compare(how, Compared::Path(path), Compared::Value(value)) if *how != Comparator::Different => {
             Ok((name(path)?, SortCondition::Compare(*how, value.clone())))
         }
-        Condition::Compare(how, Operand::Value(value), Operand::Path(path)) => {
+        Condition::Compare(how, Compared::Value(value), Compared::Path(path)) => {
             let turned = match how {
                 Comparator::Equal => Comparator::Equal,
                 Comparator::Less => Comparator::Greater,
@@ -85,10 +85,10 @@ fn one(condition: &Condition) -> Result<(&str, SortCondition)> {
             };
             Ok((name(path)?, SortCondition::Compare(turned, value.clone())))
         }
-        Condition::Between(Operand::Path(path), Operand::Value(low), Operand::Value(high)) => {
+        Condition::Between(Compared::Path(path), Compared::Value(low), Compared::Value(high)) => {
             Ok((name(path)?, SortCondition::Between(low.clone(), high.clone())))
         }
-        Condition::BeginsWith(Operand::Path(path), Operand::Value(start)) => {
+        Condition::BeginsWith(Compared::Path(path), Compared::Value(start)) => {
             Ok((name(path)?, SortCondition::BeginsWith(start.clone())))
         }
         _ => Err(Failure::invalid(

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::fail::{Failure, Result};
 use super::super::value::Value;
-use super::condition::{Comparator, Condition, Operand, checked};
+use super::condition::{Comparator, Compared, Condition, checked};
 use super::keys::KeyCondition;
 use super::lexer::{Token, tokens};
 use super::path::{Path, Step};
@@ -277,8 +277,8 @@ impl<'a> Parser<'a> {
                 let path = self.path()?;
                 self.expect(",")?;
                 match self.operand()? {
-                    Operand::Value(Value::S(kind)) if KINDS.contains(&kind.as_str()) => Condition::HasType(path, kind),
-                    Operand::Value(Value::S(kind)) => {
+                    Compared::Value(Value::S(kind)) if KINDS.contains(&kind.as_str()) => Condition::HasType(path, kind),
+                    Compared::Value(Value::S(kind)) => {
                         return Err(self.wrong(&format!(
                             "Invalid attribute type name found; type: {kind}, valid types: {{B,NULL,SS,BOOL,L,BS,N,NS,S,M}}"
                         )));
@@ -303,17 +303,17 @@ impl<'a> Parser<'a> {
         Ok(Some(condition))
     }
 
-    fn operand(&mut self) -> Result<Operand> {
+    fn operand(&mut self) -> Result<Compared> {
         match self.tokens.get(self.at) {
-            Some(Token::Value(_)) => Ok(Operand::Value(self.value()?)),
+            Some(Token::Value(_)) => Ok(Compared::Value(self.value()?)),
             Some(Token::Word(word)) if word == "size" && self.is_sign(1, "(") => {
                 self.operator()?;
                 self.at += 2;
                 let path = self.path()?;
                 self.expect(")")?;
-                Ok(Operand::Size(path))
+                Ok(Compared::Size(path))
             }
-            _ => Ok(Operand::Path(self.path()?)),
+            _ => Ok(Compared::Path(self.path()?)),
         }
     }
 
