@@ -332,7 +332,7 @@ fn conditions_and_filters_mean_the_same() {
     let Some(mut both) = both() else { return };
     filled(&mut both);
     let values = json!({":n": {"N": "4"}, ":m": {"N": "50"}, ":s": {"S": "p"}, ":t": {"S": "L"}, ":b": {"BOOL": true}});
-    for filter in FILTERS.iter().copied() {
+    for filter in FILTERS {
         let used: serde_json::Map<String, Value> = values
             .as_object()
             .unwrap()
@@ -483,7 +483,7 @@ const KEY_CONDITIONS: &[&str] = &[
 fn queries_and_scans_page_alike() {
     let Some(mut both) = both() else { return };
     filled(&mut both);
-    for condition in KEY_CONDITIONS.iter().copied() {
+    for condition in KEY_CONDITIONS {
         let values: serde_json::Map<String, Value> =
             [(":h", json!({"S": "a"})), (":3", json!({"N": "3"})), (":8", json!({"N": "8"}))]
                 .into_iter()
