@@ -115,7 +115,7 @@ process to mend them. Without one, the sides are judged as they are.")]
     Status(Status),
     /// Find what would go wrong, and the statement that mends it
     #[command(after_help = "Changes nothing anywhere. Exit code 0 if nothing is wrong, 1 otherwise.")]
-    Check(Check),
+    Check(Look),
     /// Remove the replication slot and publication of a pipeline from its PostgreSQL source
     #[command(after_help = "\
 For a pipeline that is given up: the server stops keeping WAL for it. A later `run` of the same pipeline finds a gap and \
@@ -215,7 +215,18 @@ pub struct Status {
     pub watch: bool,
 }
 
-/// Options of `capture`, `check` and `drop-slot`.
+/// Options of `check`.
+#[derive(Clone, Debug, Args)]
+pub struct Look {
+    /// Which configuration.
+    #[command(flatten)]
+    pub target: Target,
+    /// Print the least that policies of AWS must allow, for each side that is a DynamoDB table, and ask nobody
+    #[arg(long)]
+    pub print_iam: bool,
+}
+
+/// Options of `capture` and `drop-slot`.
 #[derive(Clone, Debug, Args)]
 pub struct Check {
     /// Which configuration.

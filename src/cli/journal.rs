@@ -10,12 +10,12 @@ use serde_json::{Value, json};
 
 use crate::cli::args::{Journal, Show, Target};
 use crate::cli::exit::Exit;
+use crate::cli::load;
 use crate::cli::print::{Printer, columns, number, size};
-use crate::cli::{keys, load};
 use crate::error::Result;
 use crate::kinds::journal::{Cursor, SegmentInfo, Snapshot};
 use crate::kinds::open::shared::Log;
-use crate::model::{Checkpoint, Micros, Op};
+use crate::model::{Checkpoint, Micros, Op, shown};
 use crate::ops::journal::{self, Change, Checked, Entry, Listing, Range};
 
 /// LIMIT: lines are written in pieces of about this many bytes.
@@ -146,7 +146,7 @@ fn places_value(places: &Checkpoint) -> Value {
 /// Key and body, or as much of them as may be shown.
 fn content<'a>(change: &Change<'a>, values: bool) -> Vec<(&'a str, Cow<'a, str>)> {
     if !values {
-        return vec![("key", keys::shown(change.table, change.key).into())];
+        return vec![("key", shown(change.table, change.key).into())];
     }
     let mut content = vec![text("key", "key_base64", change.key)];
     content.extend(change.before.map(|before| text("key_before", "key_before_base64", before)));

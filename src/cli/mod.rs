@@ -8,7 +8,6 @@ pub mod exit;
 pub mod http;
 #[cfg(feature = "journal")]
 mod journal;
-mod keys;
 #[cfg(feature = "journal")]
 mod past;
 pub mod print;
@@ -75,6 +74,12 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 async fn run(command: &Command, printer: Printer) -> Result<Exit> {
     match command {
         Command::Status(status) => watch(&load(&status.target)?, status.watch, printer).await,
+        Command::Check(check) if check.print_iam => {
+            for policy in ops::check::policies(&load(&check.target)?)? {
+                printer.policy(&policy)?;
+            }
+            Ok(Exit::Done)
+        }
         Command::Check(check) => {
             let findings = ops::check::check(&load(&check.target)?).await;
             printer.findings(&findings)?;

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::error::{Error, Result};
-use crate::ops::outcome::{Copied, Dropped, Finding, Severity, Verified};
+use crate::ops::outcome::{Copied, Dropped, Finding, Policy, Severity, Verified};
 use crate::ops::view::{View, Views};
 
 /// Writes results.
@@ -133,6 +133,15 @@ impl Printer {
             return line(&json!({ "event": "listening", "address": address }));
         }
         text(&format!("listening on http://{address}\n"))
+    }
+
+    /// What a policy must allow.
+    pub fn policy(self, policy: &Policy) -> Result<()> {
+        if self.json {
+            return event("policy", policy);
+        }
+        let document = serde_json::to_string_pretty(&policy.policy).unwrap_or_default();
+        text(&format!("{} {}:\n{document}\n", policy.name, policy.side))
     }
 
     /// A slot is gone.

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use crate::cli::args::{Follow, Verify};
 use crate::cli::exit::Exit;
 use crate::cli::http::{Board, Server};
-use crate::cli::keys;
 use crate::cli::print::Printer;
 use crate::cli::progress;
 use crate::cli::signals;
@@ -13,6 +12,7 @@ use crate::config::Config;
 use crate::engine::compare::Difference;
 use crate::engine::status::Shared;
 use crate::error::{Error, Result};
+use crate::model;
 use crate::ops::copy::copy;
 use crate::ops::run::Work;
 use crate::ops::verify::{Sample, verify};
@@ -87,7 +87,7 @@ fn shown((table, key, difference): &Sample) -> (&'static str, String) {
         Difference::Different => "different",
         Difference::Extra => "extra",
     };
-    (what, keys::shown(table, key))
+    (what, model::shown(table, key))
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::config::dynamodb::{self, Dynamodb};
 use crate::config::etcd::{self, Etcd};
 use crate::config::section::Section;
 use crate::error::Result;
@@ -22,6 +23,8 @@ pub enum Endpoint {
     Postgresql(Postgresql),
     /// A prefix of an etcd cluster.
     Etcd(Etcd),
+    /// A DynamoDB table.
+    Dynamodb(Dynamodb),
 }
 
 /// Text that is never shown.
@@ -115,6 +118,7 @@ impl Endpoint {
             Self::Sqlite(_) => Kind::Sqlite,
             Self::Postgresql(_) => Kind::Postgresql,
             Self::Etcd(_) => Kind::Etcd,
+            Self::Dynamodb(_) => Kind::Dynamodb,
         }
     }
 
@@ -124,6 +128,7 @@ impl Endpoint {
             Self::Sqlite(_) => Layout::Teleport,
             Self::Postgresql(keys) => keys.layout,
             Self::Etcd(keys) => keys.layout,
+            Self::Dynamodb(keys) => keys.layout,
         }
     }
 
@@ -133,6 +138,7 @@ impl Endpoint {
             (Self::Sqlite(a), Self::Sqlite(b)) => (canonical(&a.path) == canonical(&b.path)).then_some("SQLite file"),
             (Self::Postgresql(a), Self::Postgresql(b)) => (a.conn_string == b.conn_string).then_some("database"),
             (Self::Etcd(a), Self::Etcd(b)) => a.overlaps(b).then_some("keys of one cluster"),
+            (Self::Dynamodb(a), Self::Dynamodb(b)) => a.is_same(b).then_some("table"),
             _ => None,
         }
     }
@@ -171,6 +177,7 @@ pub(super) fn read(pipeline: &Section<'_>, side: &'static str) -> Result<Endpoin
         "sqlite" | "dir" => sqlite(keys),
         "postgresql" | "postgres" => postgresql(keys, side),
         "etcd" => etcd::read(keys, side),
+        "dynamodb" => dynamodb::read(keys),
         other => match LATER.iter().find(|(name, _)| *name == other) {
             Some((name, known)) => later(keys, name, known),
             None => Err(keys.wrong("type", format!("is not a type of store that driftless knows; it must be {TYPES}"))),
@@ -179,37 +186,10 @@ pub(super) fn read(pipeline: &Section<'_>, side: &'static str) -> Result<Endpoin
 }
 
 /// Types that can be replicated, for people.
-const TYPES: &str = "sqlite, postgresql or etcd";
+const TYPES: &str = "sqlite, postgresql, etcd or dynamodb";
 
 /// Types that are recognised and refused, with their keys.
 const LATER: &[(&str, &[&str])] = &[
-    (
-        "dynamodb",
-        &[
-            "region",
-            "table_name",
-            "access_key",
-            "secret_key",
-            "billing_mode",
-            "read_capacity_units",
-            "write_capacity_units",
-            "buffer_size",
-            "poll_stream_period",
-            "retry_period",
-            "continuous_backups",
-            "auto_scaling",
-            "read_min_capacity",
-            "read_max_capacity",
-            "read_target_value",
-            "write_min_capacity",
-            "write_max_capacity",
-            "write_target_value",
-            "endpoint",
-            "profile",
-            "role_arn",
-            "layout",
-        ],
-    ),
     (
         "firestore",
         &[
@@ -231,10 +211,6 @@ const LATER: &[(&str, &[&str])] = &[
 
 fn later(keys: Section<'_>, name: &str, known: &[&'static str]) -> Result<Endpoint> {
     keys.accept(known);
-    if name == "dynamodb" && keys.has("table") {
-        keys.accept(&["table"]);
-        keys.context.note(keys.line_of("table"), "`table` is read as `table_name`, which is Teleport's name for it");
-    }
     let refused =
         keys.wrong("type", format!("is {name}, which this version of driftless cannot replicate; it must be {TYPES}"));
     keys.finish()?;
@@ -260,7 +236,10 @@ fn sqlite(keys: Section<'_>) -> Result<Endpoint> {
         events_off: keys.truth("events_off")?.unwrap_or(false),
     };
     if layout(&keys)? == Layout::Raw {
-        return Err(keys.wrong("layout", "must be teleport for a SQLite file; raw copies PostgreSQL tables"));
+        return Err(keys.wrong(
+            "layout",
+            "must be teleport for a SQLite file; raw copies PostgreSQL tables, etcd prefixes and DynamoDB tables",
+        ));
     }
     keys.finish()?;
     Ok(Endpoint::Sqlite(endpoint))

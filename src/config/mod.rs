@@ -3,6 +3,7 @@
 //! Teleport's `clone.yaml` is a valid configuration, unchanged. Every error is one sentence that names the file, the line
 //! and the key, and never a value: connection strings hold passwords. `docs/configuration.md` describes every key.
 
+mod dynamodb;
 mod endpoint;
 mod etcd;
 mod expand;
@@ -16,6 +17,7 @@ use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+pub use dynamodb::Dynamodb;
 pub use endpoint::{AuthMode, Endpoint, Journaling, Postgresql, Secret, Sqlite, Synchronous};
 pub use etcd::Etcd;
 pub use expand::{Outside, Process};

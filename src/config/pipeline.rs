@@ -118,6 +118,11 @@ pub(super) fn read(section: &Section<'_>) -> Result<Pipeline> {
     if matches!(lanes, Lanes::Fixed(2..)) && journal.enabled == Enabled::Off {
         return Err(section.wrong("lanes", "above 1 needs the journal, and `journal` says `enabled: false`"));
     }
+    if matches!(lanes, Lanes::Fixed(2..)) && src.layout() == Layout::Raw && matches!(src, Endpoint::Dynamodb(_)) {
+        return Err(
+            section.wrong("lanes", "above 1 needs a source that is read in the order of keys; a raw table is not")
+        );
+    }
     // Teleport reads 0 and less as 1.
     let parallel = section.number("parallel", i64::MIN, MAX_PARALLEL)?.unwrap_or(4).max(1);
     Ok(Pipeline {

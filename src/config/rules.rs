@@ -31,7 +31,7 @@ pub(super) fn read(section: &Section<'_>, layout: Layout) -> Result<Rules> {
         && let Some(key) =
             ["exclude", "include", "drop", "profile", "rename", "replace"].into_iter().find(|key| section.says(key))
     {
-        let what = "names prefixes of Teleport's keys, which `layout: raw` does not have; choose by `tables` (etcd: `prefix`) instead";
+        let what = "names prefixes of Teleport's keys, which `layout: raw` does not have; choose by `tables` (etcd: `prefix`, dynamodb: `table_name`) instead";
         return Err(section.wrong(key, what));
     }
     Ok(rules)

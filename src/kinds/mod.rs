@@ -3,6 +3,8 @@
 //! A kind never names the engine or another kind; this file, [`open`] and [`bridges`] are the only places that know them all.
 
 pub mod bridges;
+#[cfg(feature = "dynamodb")]
+pub mod dynamodb;
 #[cfg(feature = "etcd")]
 pub mod etcd;
 #[cfg(feature = "journal")]

@@ -13,6 +13,8 @@ pub enum Kind {
     Postgresql,
     /// An etcd cluster, 3.4 or later.
     Etcd,
+    /// A DynamoDB table.
+    Dynamodb,
 }
 
 impl fmt::Display for Kind {
@@ -22,6 +24,7 @@ impl fmt::Display for Kind {
             Self::Sqlite => "sqlite",
             Self::Postgresql => "postgresql",
             Self::Etcd => "etcd",
+            Self::Dynamodb => "dynamodb",
         })
     }
 }

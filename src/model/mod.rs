@@ -8,6 +8,7 @@ mod item;
 mod kind;
 mod position;
 mod remark;
+mod shown;
 
 pub use batch::{Batch, Buffers, Change, Draft, Edit, Home, Mark, Op, Row, Steps, Table};
 pub use changes::{Changes, Commit};
@@ -17,3 +18,4 @@ pub use item::{Item, Micros};
 pub use kind::{Kind, Layout};
 pub use position::{PartitionId, Position};
 pub use remark::{Level, Remark};
+pub use shown::shown;

@@ -10,7 +10,9 @@ use crate::error::{Error, Result};
 use crate::kinds::open::shared::remarks;
 use crate::kinds::open::{Endpoint, Side, Wanted, open};
 use crate::model::{Level, Owner, Remark, StreamRecord};
-use crate::ops::outcome::{Finding, Severity};
+#[cfg(feature = "dynamodb")]
+use crate::ops::fits::{concerns, cost};
+use crate::ops::outcome::{Finding, Policy, Severity};
 use crate::ops::owner;
 use crate::ops::route::Route;
 use crate::ops::status::inspect;
@@ -31,6 +33,23 @@ pub async fn check(config: &Config) -> Vec<Finding> {
         all.extend(findings.list);
     }
     all
+}
+
+/// The least that policies must allow, one for each side that has such a thing.
+///
+/// # Errors
+/// Config, for a pipeline that cannot be opened.
+pub fn policies(config: &Config) -> Result<Vec<Policy>> {
+    let mut all = Vec::new();
+    for pipeline in &config.pipelines {
+        let route = Route::open(config, pipeline)?;
+        for (side, endpoint) in [("src", &route.source), ("dst", &route.sink)] {
+            if let Some(policy) = endpoint.policy() {
+                all.push(Policy { name: pipeline.name.clone(), side: side.to_owned(), policy });
+            }
+        }
+    }
+    Ok(all)
 }
 
 struct Findings {
@@ -78,6 +97,29 @@ impl Findings {
         }
         if self.sound("src") {
             self.same_place(&route.source, &route.sink).await;
+            #[cfg(feature = "dynamodb")]
+            self.of_cost(route).await;
+        }
+    }
+
+    /// What the first copy would cost, and what would stop it, where that can be told.
+    #[cfg(feature = "dynamodb")]
+    async fn of_cost(&mut self, route: &Route) {
+        let (source, sink) = (&route.source, &route.sink);
+        let known = !matches!(inspect(route).await, Ok(None));
+        let Some(store) = source.store.as_ref().filter(|_| !known && concerns(source.kind, sink.kind, source.layout))
+        else {
+            return;
+        };
+        match cost(store.as_ref(), route.bridge.as_ref()).await {
+            Err(error) => self.error("src", &error),
+            Ok(cost) => {
+                let what = format!("a first copy writes {} items and takes {} write units", cost.items, cost.units);
+                self.add("dst", Severity::Note, what, "");
+                if let Some(refusal) = cost.refusal() {
+                    self.add("src", Severity::Error, refusal, "leave them out with `exclude`");
+                }
+            }
         }
     }
 

@@ -7,6 +7,8 @@ pub mod copy;
 #[cfg(feature = "sqlite")]
 pub mod demo;
 pub mod drop_slot;
+#[cfg(feature = "dynamodb")]
+pub mod fits;
 #[cfg(feature = "journal")]
 pub mod journal;
 pub mod local;

@@ -73,6 +73,17 @@ pub struct Finding {
     pub mend: String,
 }
 
+/// What `check --print-iam` prints for one side.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Policy {
+    /// Stream name.
+    pub name: String,
+    /// `src` or `dst`.
+    pub side: String,
+    /// The policy document.
+    pub policy: serde_json::Value,
+}
+
 /// What `drop-slot` did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Dropped {

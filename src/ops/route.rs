@@ -69,9 +69,17 @@ impl Route {
         let mut sink = sink.map_err(|error| named(error, config, pipeline))?;
         let whole_sink = sink.store.clone();
         filter(pipeline, &mut source, &mut sink).map_err(|error| named(error, config, pipeline))?;
+        let bridge = bridge(source.kind, sink.kind, source.layout)?;
+        #[cfg(feature = "dynamodb")]
+        if crate::ops::fits::concerns(source.kind, sink.kind, source.layout) {
+            let fitting =
+                |store| Arc::new(crate::ops::fits::Fitting::new(store, Arc::clone(&bridge))) as Arc<dyn Store>;
+            source.store = source.store.take().map(fitting);
+            source.followed = source.followed.take().map(fitting);
+        }
         Ok(Self {
             stream: StreamId::new(pipeline.name.as_str()),
-            bridge: bridge(source.kind, sink.kind, source.layout)?,
+            bridge,
             scope: scope(pipeline, source.kind, sink.kind),
             local: Local::new(&config.state_dir, &pipeline.name),
             source,
@@ -149,6 +157,9 @@ fn scope(pipeline: &Pipeline, source: Kind, sink: Kind) -> Scope {
     }
     if let crate::config::Endpoint::Etcd(keys) = &pipeline.src {
         extent.extend(keys.prefix.iter().map(|prefix| format!("prefix {prefix:?}")));
+    }
+    if let crate::config::Endpoint::Dynamodb(keys) = &pipeline.src {
+        extent.push(format!("table {:?}", keys.table_name));
     }
     // Under another prefix of the sink there would be another copy, and the old one would stay for ever.
     let place = match &pipeline.dst {

@@ -15,6 +15,7 @@ use crate::engine::pipeline::RepairRequest;
 use crate::engine::status::{Shared, State};
 use crate::error::{Error, Fault, Result};
 use crate::kinds::open::shared::{Reader, is_relayed, leader};
+use crate::model::Kind;
 use crate::ops::control::{Handler, Request, Server};
 use crate::ops::route::Route;
 use crate::ops::view::View;
@@ -71,6 +72,13 @@ impl Work {
     /// # Errors
     /// The first error that ended one of them, once none is left.
     pub async fn run(self, config: Arc<Config>, takeover: bool, stop: watch::Receiver<bool>) -> Result<()> {
+        if let Some(pipeline) = config.pipelines.iter().find(|pipeline| pipeline.src.kind() == Kind::Dynamodb) {
+            return Err(Error::config(format!(
+                "run {}: this version of driftless copies a DynamoDB table (`clone`) and compares it (`verify`), and \
+                 cannot follow one",
+                pipeline.name
+            )));
+        }
         let mut running = JoinSet::new();
         for (index, (route, (status, _))) in self.routes.into_iter().zip(self.statuses).enumerate() {
             let (config, stop) = (Arc::clone(&config), stop.clone());

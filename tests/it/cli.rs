@@ -56,8 +56,8 @@ fn a_wrong_configuration_is_said_in_one_sentence_with_exit_code_2() {
         (format!("src: {{type: postgresql, conn_string: \"{url}\\q\"}}\n"), "line 1: not valid YAML: "),
         (format!("src: '{url}'\n"), "line 1: `src` must be a map of keys, found text"),
         (
-            format!("src: {{type: dynamodb, region: '{url}', table_name: t}}\n"),
-            "line 1: `type` in `src` is dynamodb, which this version",
+            format!("src: {{type: firestore, project_id: '{url}', collection_name: t}}\n"),
+            "line 1: `type` in `src` is firestore, which this version",
         ),
         ("parallel: lots\n".into(), "line 1: `src` is missing"),
         (

@@ -225,7 +225,7 @@ fn endpoints_are_checked_key_by_key() {
         (String::new(), "line 1: `src` is missing; it says where the replica's changes come from"),
         ("- 1\n".into(), "line 1: expected keys such as `src:` and `dst:`, found a list"),
         ("src: planted-3\n".into(), "line 1: `src` must be a map of keys, found text"),
-        ("src: {}\n".into(), "line 1: `type` is missing in `src`; it must be sqlite, postgresql or etcd"),
+        ("src: {}\n".into(), "line 1: `type` is missing in `src`; it must be sqlite, postgresql, etcd or dynamodb"),
         ("src:\n  type: mysql\n".into(), "line 2: `type` in `src` is not a type of store that driftless knows"),
         ("src: {type: sqlite}\n".into(), "line 1: `path` is missing in `src`; it must be the directory that holds sqlite.db"),
         ("src: {type: sqlite, path: ''}\n".into(), "line 1: `path` in `src` is empty; it must be the directory that holds sqlite.db"),
@@ -259,7 +259,19 @@ fn endpoints_are_checked_key_by_key() {
         ("src: {type: etcd, peers: [a, b], prefix: /t/}\ndst: {type: etcd, peers: [c, b], prefix: /t/u/}\n".into(), "line 2: `src` and `dst` are the same keys of one cluster; a replica needs a place of its own"),
         ("src: {type: etcd, peers: [a], prefix: /t/, layout: raw}\ndst: {type: etcd, peers: [a], layout: raw}\n".into(), "line 2: `src` and `dst` are the same keys"),
         ("src: {type: etcd, peers: [a], prefix: /t/, layout: raw}\ndst: {type: postgres, conn_string: h, layout: raw}\n".into(), "line 1: `src` and `dst` are of different kinds (etcd and postgresql), which `layout: raw` cannot connect"),
-        ("src: {type: dynamodb, region: r, table: t}\n".into(), "line 1: `type` in `src` is dynamodb, which"),
+        ("src: {type: firestore, project_id: r, collection_name: t}\n".into(), "line 1: `type` in `src` is firestore, which"),
+        ("src: {type: dynamodb, region: r}\n".into(), "line 1: `table_name` is missing in `src`; it must be the name of the table"),
+        ("src: {type: dynamodb, table: t/1}\n".into(), "line 1: `table_name` in `src` must have 3 to 255 letters"),
+        ("src: {type: dynamodb, table: tab, table_name: tab}\n".into(), "line 1: `table` in `src` stands beside `table_name`"),
+        ("src: {type: dynamodb, table_name: tab, endpoint: 'http://a:1'}\n".into(), "line 1: `endpoint` in `src` names another machine with `http://`, which sends secrets in clear"),
+        ("src: {type: dynamodb, table_name: tab, endpoint: 'https://u:planted-3@a'}\n".into(), "line 1: `endpoint` in `src` must be an address such as"),
+        ("src: {type: dynamodb, table_name: tab, access_key: planted-3}\n".into(), "line 1: `access_key` in `src` needs `secret_key` beside it"),
+        ("src: {type: dynamodb, table_name: tab, secret_key: planted-3}\n".into(), "line 1: `secret_key` in `src` needs `access_key` beside it"),
+        ("src: {type: dynamodb, table_name: tab, access_key: a, secret_key: planted-3, profile: p}\n".into(), "line 1: `profile` in `src` stands beside `access_key`"),
+        ("src: {type: dynamodb, table_name: tab, checkpoint_table: tab}\n".into(), "line 1: `checkpoint_table` in `src` is `table_name` too"),
+        ("src: {type: dynamodb, table_name: tab, read_limit: 0}\n".into(), "line 1: `read_limit` in `src` must be a whole number from 1 to"),
+        ("src: {type: dynamodb, table_name: tab, region: r}\ndst: {type: dynamodb, table_name: tab, region: r}\n".into(), "line 2: `src` and `dst` are the same table; a replica needs a place of its own"),
+        ("src: {type: dynamodb, table_name: tab, layout: raw}\ndst: {type: dynamodb, table_name: two, layout: raw}\nlanes: 2\n".into(), "line 3: `lanes` above 1 needs a source that is read in the order of keys"),
         (format!("src: {pg}\ndst:\n  type: sqlite\n  path: /x\n  layout: raw\n"), "line 5: `layout` in `dst` must be teleport for a SQLite file"),
         (format!("src: {pg}\ndst: {pg}\n"), "line 2: `src` and `dst` are the same database; a replica needs a place of its own"),
         ("src: {type: sqlite, path: /tmp/../tmp/x}\ndst: {type: dir, path: /tmp/x/}\n".into(), "line 2: `src` and `dst` are the same SQLite file; a replica needs a place of its own"),
@@ -336,10 +348,37 @@ fn several_pipelines_share_what_belongs_to_the_process() {
 }
 
 #[test]
+fn every_key_of_a_dynamodb_side_is_read() {
+    let config = parse(
+        "src:\n  type: dynamodb\n  region: us-east-1\n  table_name: teleport\n  profile: prod\n  role_arn: arn:aws:iam::1:role/r\n  \
+         endpoint: https://vpce-1.dynamodb.us-east-1.vpce.amazonaws.com/\n  read_limit: 500\n  buffer_size: 1\n  \
+         poll_stream_period: 1s\n  retry_period: 10s\n\
+         dst:\n  type: dynamodb\n  table_name: copy\n  access_key: a\n  secret_key: planted-4\n  billing_mode: provisioned\n  \
+         read_capacity_units: 20\n  continuous_backups: true\n  auto_scaling: true\n  read_min_capacity: 1\n  \
+         endpoint: http://127.0.0.1:8000\n  checkpoint_table: ours\n",
+    )
+    .unwrap();
+    let (Endpoint::Dynamodb(src), Endpoint::Dynamodb(dst)) = (&config.pipelines[0].src, &config.pipelines[0].dst)
+    else {
+        panic!("dynamodb")
+    };
+    assert_eq!((src.table_name.as_str(), src.region.as_deref()), ("teleport", Some("us-east-1")));
+    assert_eq!(src.endpoint.as_deref(), Some("https://vpce-1.dynamodb.us-east-1.vpce.amazonaws.com"));
+    assert_eq!((src.profile.as_deref(), src.role_arn.as_deref()), (Some("prod"), Some("arn:aws:iam::1:role/r")));
+    assert_eq!((src.read_limit, src.units, src.continuous_backups), (Some(500), None, false));
+    assert_eq!(src.checkpoint_table, "teleport_driftless");
+    assert_eq!((dst.units, dst.continuous_backups, dst.checkpoint_table.as_str()), (Some((20, 10)), true, "ours"));
+    assert_eq!(dst.endpoint.as_deref(), Some("http://127.0.0.1:8000"));
+    assert!(config.notes.iter().any(|note| note.contains("`auto_scaling` is left to Teleport")), "{:?}", config.notes);
+    assert!(!format!("{config:?}").contains("planted"));
+}
+
+#[test]
 fn the_published_alias_is_accepted_with_a_note() {
-    // DynamoDB itself is refused, so the alias shows in that it is not an unknown key.
-    let error = parse("src: {type: dynamodb, table: t}\n").unwrap_err();
-    assert!(error.contains("cannot replicate"), "{error}");
+    let config = parse("src: {type: dynamodb, table: one}\ndst: {type: dynamodb, table: two}\n").unwrap();
+    let Endpoint::Dynamodb(src) = &config.pipelines[0].src else { panic!("dynamodb") };
+    assert_eq!(src.table_name, "one");
+    assert!(config.notes[0].contains("`table` is read as `table_name`"), "{:?}", config.notes);
 }
 
 #[test]

@@ -11,7 +11,7 @@ mod config;
 mod sqlite;
 #[macro_use]
 mod conformance;
-#[cfg(feature = "dynamodb")]
+#[cfg(all(feature = "dynamodb", feature = "etcd", feature = "postgresql", feature = "sqlite"))]
 mod dynamodb;
 #[cfg(all(feature = "etcd", feature = "postgresql", feature = "sqlite"))]
 mod etcd;

@@ -12,13 +12,15 @@
 //! What a stream leaves out, renames or masks is no matter here: [`bodies`] says how a kind's bodies are looked into, and who
 //! filters does it before anything comes here. Pure: the clock comes in.
 
+#[cfg(feature = "dynamodb")]
+mod dynamodb;
 #[cfg(feature = "etcd")]
 mod etcd;
 #[cfg(feature = "postgresql")]
 mod postgresql;
 #[cfg(feature = "sqlite")]
 mod sqlite;
-#[cfg(all(test, feature = "etcd", feature = "postgresql", feature = "sqlite"))]
+#[cfg(all(test, feature = "dynamodb", feature = "etcd", feature = "postgresql", feature = "sqlite"))]
 mod tests;
 
 use std::sync::Arc;
@@ -40,8 +42,10 @@ pub fn bridge(source: Kind, sink: Kind, layout: Layout) -> Result<Arc<dyn Bridge
         (Layout::Raw, Kind::Postgresql, Kind::Postgresql) => Ok(Arc::new(postgresql::Raw::default())),
         #[cfg(feature = "etcd")]
         (Layout::Raw, Kind::Etcd, Kind::Etcd) => Ok(Arc::new(etcd::Raw)),
+        #[cfg(feature = "dynamodb")]
+        (Layout::Raw, Kind::Dynamodb, Kind::Dynamodb) => Ok(Arc::new(dynamodb::Raw)),
         (Layout::Raw, ..) => {
-            let what = "layout raw needs postgresql on both sides, or etcd on both";
+            let what = "layout raw needs postgresql, etcd or dynamodb on both sides";
             Err(Error::config(format!("connect {source} with {sink}: {what}")))
         }
         (Layout::Teleport, ..) => {
@@ -62,6 +66,8 @@ pub fn bodies(kind: Kind) -> Result<Arc<dyn Bodies>> {
         Kind::Postgresql => Ok(Arc::new(postgresql::Postgresql::new()?)),
         #[cfg(feature = "etcd")]
         Kind::Etcd => Ok(Arc::new(etcd::Etcd)),
+        #[cfg(feature = "dynamodb")]
+        Kind::Dynamodb => Ok(Arc::new(dynamodb::Dynamodb)),
         Kind::Memory => Err(Error::bug("look into bodies: the memory kind does not hold Teleport's items")),
         #[allow(unreachable_patterns, reason = "reached in builds that leave a kind out")]
         kind => Err(super::left_out(kind)),
@@ -76,6 +82,8 @@ fn codec(kind: Kind) -> Result<Box<dyn Codec>> {
         Kind::Postgresql => Ok(Box::new(postgresql::Postgresql::new()?)),
         #[cfg(feature = "etcd")]
         Kind::Etcd => Ok(Box::new(etcd::Etcd)),
+        #[cfg(feature = "dynamodb")]
+        Kind::Dynamodb => Ok(Box::new(dynamodb::Dynamodb)),
         Kind::Memory => Err(Error::bug("make a bridge: the memory kind does not hold Teleport's items")),
         #[allow(unreachable_patterns, reason = "reached in builds that leave a kind out")]
         kind => Err(super::left_out(kind)),

@@ -7,6 +7,7 @@ use rusqlite::types::ValueRef;
 
 use super::{bodies, bridge};
 use crate::bridge::{Bridge, Verdict};
+use crate::kinds::dynamodb::item as dynamodb;
 use crate::kinds::etcd::body as etcd;
 use crate::kinds::postgres::kvrow::{self, Kv};
 use crate::kinds::postgres::rowcodec::{self, Value};
@@ -59,6 +60,10 @@ fn stored(kind: Kind, key: &str, item: &Item) -> Stored {
             etcd::from_item(item, &mut out);
             Arc::default()
         }
+        Kind::Dynamodb => {
+            dynamodb::from_item(item, T, &mut out).unwrap();
+            Arc::default()
+        }
         _ => {
             let shape = kvrow::shape("public");
             Kv::of(&shape).unwrap().from_item(key.as_bytes(), item, &mut out);
@@ -96,6 +101,7 @@ fn read(kind: Kind, body: &[u8]) -> Item {
     match kind {
         Kind::Sqlite => body::to_item(body).unwrap(),
         Kind::Etcd => etcd::to_item(body).unwrap(),
+        Kind::Dynamodb => dynamodb::to_item(body).unwrap(),
         _ => Kv::of(&kvrow::shape("public")).unwrap().to_item(body).unwrap(),
     }
 }
@@ -305,4 +311,59 @@ fn raw_connects_postgresql_and_etcd_only_with_themselves() {
     for (from, to) in ROUTES[..3].iter().chain(&WITH_ETCD[1..]) {
         assert!(bridge(*from, *to, Layout::Raw).is_err());
     }
+}
+
+const OTHERS: [Kind; 3] = [Kind::Sqlite, Kind::Postgresql, Kind::Etcd];
+
+#[test]
+fn every_vector_goes_to_dynamodb_and_comes_from_it() {
+    for other in OTHERS.into_iter().chain([Kind::Dynamodb]) {
+        for (from, to) in [(other, Kind::Dynamodb), (Kind::Dynamodb, other)] {
+            let bridge = route(from, to);
+            for (key, value, expires) in items() {
+                let held = !matches!((from, to), (Kind::Etcd, _) | (_, Kind::Etcd));
+                let source = stored(from, key, &item(value, expires, if held { R } else { "" }));
+                let sink = carried(&*bridge, &source, to);
+                let got = read(to, &sink.body);
+                assert_eq!((&got.value[..], got.expires), (value, expires), "{from} to {to}: {key}");
+                assert!(!held || got.revision == R.as_bytes(), "{from} to {to}: {key}");
+                assert!(bridge.same(source.row(), sink.row()).unwrap(), "{from} to {to}: {key}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_expiry_is_a_whole_second_at_dynamodb_and_equal_within_it() {
+    let bridge = route(Kind::Sqlite, Kind::Dynamodb);
+    let source = stored(Kind::Sqlite, "/a", &item(b"v", Some(E + 1), R));
+    let sink = carried(&*bridge, &source, Kind::Dynamodb);
+    assert_eq!(read(Kind::Dynamodb, &sink.body).expires, Some(E + 1_000_000_000), "rounded up, never lost");
+    assert!(bridge.same(source.row(), sink.row()).unwrap());
+    let later = stored(Kind::Dynamodb, "/a", &item(b"v", Some(E + 2_000_000_000), R));
+    assert!(!bridge.same(source.row(), later.row()).unwrap());
+    assert!(!bridge.expired(sink.row(), true, (E / 1_000) as Micros).unwrap());
+    assert!(bridge.expired(sink.row(), true, (E / 1_000) as Micros + 1_000_000).unwrap());
+    // A revision of etcd is a number, and goes along as text; blank stays blank.
+    for (revision, held) in [("4711", "4711"), ("", ""), (NIL, "")] {
+        let source = stored(Kind::Sqlite, "/a", &item(b"v", None, revision));
+        let sink = carried(&*bridge, &source, Kind::Dynamodb);
+        assert_eq!(read(Kind::Dynamodb, &sink.body).revision, held.as_bytes());
+        assert!(bridge.same(source.row(), sink.row()).unwrap());
+    }
+    let renewed = stored(Kind::Dynamodb, "/a", &item(b"v", Some(E + 1), R));
+    let one = route(Kind::Dynamodb, Kind::Dynamodb);
+    assert!(!one.same(renewed.row(), later.row()).unwrap(), "one revision may have had two expiries");
+}
+
+#[test]
+fn another_value_of_a_dynamodb_item_leaves_the_rest() {
+    let source = stored(Kind::Dynamodb, "/a", &item(b"old", Some(E), R));
+    let bodies = bodies(Kind::Dynamodb).unwrap();
+    assert_eq!(bodies.value(source.row()).unwrap().unwrap(), &b"old"[..]);
+    assert_eq!(bodies.expires(source.row()).unwrap(), Some(true));
+    let mut out = Vec::new();
+    assert!(bodies.rewrite(source.row(), Some(b"/b"), Some(b"new"), &mut out).unwrap());
+    assert_eq!(read(Kind::Dynamodb, &out), item(b"new", Some(E), R));
+    assert!(!bodies.rewrite(source.row(), Some(b"/b"), None, &mut Vec::new()).unwrap(), "the key stands beside it");
 }

@@ -3,6 +3,8 @@
 //! Opening connects to nothing: it reads connection strings and looks at files, so that every mistake that can be found
 //! without a connection is found here, before any side of any pipeline is touched.
 
+#[cfg(feature = "dynamodb")]
+mod dynamodb;
 #[cfg(feature = "etcd")]
 mod etcd;
 #[cfg(feature = "postgresql")]
@@ -80,6 +82,11 @@ trait Special: Send + Sync {
         Ok(None)
     }
 
+    /// The least that a policy of the place must allow whoever uses it.
+    fn policy(&self) -> Option<serde_json::Value> {
+        None
+    }
+
     fn drop_slot(&self) -> Fut<'_, Vec<String>> {
         Box::pin(async {
             let what = "drop the slot: such a source keeps nothing for a replica, so there is nothing to remove";
@@ -108,6 +115,11 @@ impl Endpoint {
     /// Never for what is wrong with the store; that is a remark.
     pub fn remarks(&self) -> Fut<'_, Vec<Remark>> {
         self.special.remarks()
+    }
+
+    /// The least that a policy of the place must allow us; `None` for a kind that has none.
+    pub fn policy(&self) -> Option<serde_json::Value> {
+        self.special.policy()
     }
 
     /// From here on the store is that of these tables, as a source once had them, and no source is asked for them.
@@ -148,6 +160,8 @@ pub fn open(wanted: Wanted<'_>, side: Side) -> Result<Endpoint> {
         crate::config::Endpoint::Sqlite(keys) => sqlite::open(wanted, keys, side),
         #[cfg(feature = "postgresql")]
         crate::config::Endpoint::Postgresql(keys) => postgresql::open(wanted, keys, side),
+        #[cfg(feature = "dynamodb")]
+        crate::config::Endpoint::Dynamodb(keys) => dynamodb::open(wanted, keys, side),
         #[cfg(feature = "etcd")]
         crate::config::Endpoint::Etcd(keys) => etcd::open(wanted, keys, side),
         #[allow(unreachable_patterns, reason = "reached in builds that leave a kind out")]

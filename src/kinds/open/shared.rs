@@ -25,7 +25,7 @@ pub fn is_journaled(pipeline: &Pipeline) -> bool {
         Enabled::On => true,
         Enabled::Off => false,
         Enabled::Auto => {
-            let forgets = matches!(pipeline.src, Endpoint::Sqlite(_) | Endpoint::Etcd(_));
+            let forgets = matches!(pipeline.src, Endpoint::Sqlite(_) | Endpoint::Etcd(_) | Endpoint::Dynamodb(_));
             // Lanes stand at different places after a crash, and what is between them must be cut as it was.
             let lanes = matches!(pipeline.lanes, Lanes::Fixed(2..));
             forgets || lanes || pipeline.journal.ack == crate::config::Ack::Journal || pipeline.shares.len() > 1

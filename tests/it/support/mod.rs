@@ -1,5 +1,7 @@
 //! What several tests need: servers, and ways to look at stores that are not ours.
 
+#[cfg(feature = "dynamodb")]
+pub mod boto;
 #[cfg(feature = "journal")]
 pub mod disk;
 #[cfg(feature = "dynamodb")]

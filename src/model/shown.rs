@@ -4,7 +4,7 @@
 //! of them apart, and is the same in every command.
 
 /// A key of a table (empty in key-value layouts), without what may be secret in it.
-pub(super) fn shown(table: &str, key: &[u8]) -> String {
+pub fn shown(table: &str, key: &[u8]) -> String {
     let hash = uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, key).simple().to_string();
     let hash = &hash[..12];
     if !table.is_empty() {
