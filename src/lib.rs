@@ -10,6 +10,8 @@ pub mod kinds;
 pub mod model;
 pub mod ops;
 pub mod pool;
+#[cfg(feature = "dynamodb")]
+pub mod simulator;
 pub mod sink;
 pub mod source;
 pub mod store;

@@ -1,8 +1,11 @@
 //! What the user typed: clap types only, no decisions.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+use crate::config;
 
 /// What `--help` says at its end.
 const EXAMPLES: &str = "\
@@ -127,6 +130,13 @@ Works beside a running `run`, and changes nothing. Pipelines that share a journa
     Journal(Journal),
     /// Show a live replica at work: a writer, a kill -9, a resume and a verify, without any server
     Demo(Demo),
+    /// Serve a simulated DynamoDB with DynamoDB Streams, for tests of anything that speaks to them
+    #[command(after_help = "\
+Speaks the service's own protocol, keeps everything in memory, and misbehaves as asked: shards end and split, records come late \
+or are trimmed, calls are throttled or lost. Virtual time is moved by POST /_simulator/advance, or runs at --speed. The rules, each \
+with its source, and the simulator's own calls: docs/dynamodb-simulator.md.\n\n\
+With --json the first line is {\"event\":\"listening\",\"address\":…}.")]
+    DynamodbSimulator(Simulator),
 }
 
 /// Options of `clone` and `run`.
@@ -265,6 +275,40 @@ pub struct Demo {
     /// Keep the demo's files here instead of removing them
     #[arg(long, value_name = "DIR")]
     pub keep: Option<PathBuf>,
+}
+
+/// Options of `dynamodb-simulator`.
+#[derive(Clone, Debug, Args)]
+pub struct Simulator {
+    /// Where to listen
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8000")]
+    pub listen: std::net::SocketAddr,
+    /// Where all chance comes from
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// How fast virtual time goes: 1x, 60x, …; 0x stands still but for /_simulator/advance
+    #[arg(long, value_name = "FACTOR", default_value = "1x", value_parser = factor)]
+    pub speed: u32,
+    /// When virtual time begins, as 2026-04-01T12:00:00Z; now if not given
+    #[arg(long, value_name = "TIME")]
+    pub start: Option<jiff::Timestamp>,
+    /// Open shards that a stream begins with
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub shards: u32,
+    /// How long a shard stays open: 4h, 90s, …; 0s for ever
+    #[arg(long, value_name = "DURATION", default_value = "4h", value_parser = config::duration)]
+    pub rotate_every: Duration,
+    /// How many of a thousand shards are split when they end
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub split_permille: u32,
+    /// Further options, as JSON: those of /_simulator/options
+    #[arg(long, value_name = "JSON")]
+    pub options: Option<String>,
+}
+
+/// `60x` or `60`.
+fn factor(text: &str) -> Result<u32, String> {
+    text.strip_suffix('x').unwrap_or(text).parse().map_err(|_| "a whole factor such as 1x, 60x or 0x".to_owned())
 }
 
 #[cfg(test)]

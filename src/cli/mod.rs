@@ -15,6 +15,8 @@ pub mod progress;
 #[cfg(feature = "sqlite")]
 mod show;
 pub mod signals;
+#[cfg(feature = "dynamodb")]
+mod simulator;
 mod work;
 
 use std::io::IsTerminal as _;
@@ -112,6 +114,12 @@ async fn run(command: &Command, printer: Printer) -> Result<Exit> {
         Command::Demo(options) => show::run(options, printer).await,
         #[cfg(not(feature = "sqlite"))]
         Command::Demo(_) => Err(Error::config("demo: this build of driftless was made without sqlite, which it shows")),
+        #[cfg(feature = "dynamodb")]
+        Command::DynamodbSimulator(options) => simulator::run(options, printer).await,
+        #[cfg(not(feature = "dynamodb"))]
+        Command::DynamodbSimulator(_) => {
+            Err(Error::config("simulate DynamoDB: this build of driftless was made without dynamodb"))
+        }
     }
 }
 

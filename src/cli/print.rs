@@ -126,6 +126,15 @@ impl Printer {
         text(lines)
     }
 
+    /// Something listens here.
+    #[cfg(feature = "dynamodb")]
+    pub fn listening(self, address: std::net::SocketAddr) -> Result<()> {
+        if self.json {
+            return line(&json!({ "event": "listening", "address": address }));
+        }
+        text(&format!("listening on http://{address}\n"))
+    }
+
     /// What a policy must allow.
     pub fn policy(self, policy: &Policy) -> Result<()> {
         if self.json {

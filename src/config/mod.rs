@@ -52,6 +52,14 @@ impl Config {
 /// LIMIT: below this the fixed costs of a pipeline (connections, buffers of 16 KiB) leave no room for changes.
 const LEAST_MEMORY: u64 = 16 << 20;
 
+/// A duration as configuration writes it: `5s`, `4h`.
+///
+/// # Errors
+/// What one looks like.
+pub fn duration(text: &str) -> std::result::Result<std::time::Duration, String> {
+    units::duration(text).ok_or_else(|| units::DURATION.to_owned())
+}
+
 /// Reads and checks a configuration file.
 pub fn load(path: &Path) -> Result<Config> {
     let text = expand::read_text(path)

@@ -27,6 +27,8 @@ fn may_name(module: &[String]) -> Option<Vec<String>> {
         "kinds" if module[1] == "open" => [CONTRACTS, &["kinds", "config", "telemetry"]].concat(),
         "kinds" => [CONTRACTS, &["telemetry"]].concat(),
         "filter" => [CONTRACTS, &["filter", "telemetry"]].concat(),
+        // A simulator is a service of its own: it shares nothing with what is tested against it.
+        "simulator" => vec!["simulator", "error"],
         // What can be wanted of a filter is said in configuration's words; what a filter does is not its business.
         "config" => vec!["config", "error", "model", "filter::rules", "filter::classes"],
         "ops" => [CONTRACTS, &["ops", "engine", "filter", "kinds", "config", "telemetry"]].concat(),
@@ -192,6 +194,7 @@ fn is_pure(path: &str) -> bool {
     path.starts_with("src/model/")
         || path == "src/bridge.rs"
         || (path.starts_with("src/filter/") && name != "edge.rs")
+        || (path.starts_with("src/simulator/") && name != "server.rs")
         || (path.starts_with("src/engine/") && ENGINE.contains(&name))
         || (path.starts_with("src/kinds/") && (path.contains("/wire/") || KINDS.contains(&name)))
 }
@@ -248,6 +251,7 @@ const SPAWNERS: &[(&str, &str)] = &[
     ("src/ops/", "one task per pipeline"),
     ("src/kinds/journal/relay/", "a capture goes on whoever follows it, and waiting for a disk blocks"),
     ("src/kinds/journal/past/", "reading a disk blocks"),
+    ("src/simulator/dynamodb/server.rs", "connections are served beside each other"),
     ("src/kinds/sqlite/store.rs", "reading a file blocks"),
     ("src/kinds/sqlite/tail.rs", "a file is watched, which blocks"),
     ("src/kinds/sqlite/writer.rs", "a connection that writes lives on one thread"),

@@ -4,6 +4,8 @@
 pub mod boto;
 #[cfg(feature = "journal")]
 pub mod disk;
+#[cfg(feature = "dynamodb")]
+pub mod dynamodb;
 #[cfg(feature = "etcd")]
 pub mod etcd;
 #[cfg(feature = "etcd")]
