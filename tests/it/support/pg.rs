@@ -121,7 +121,8 @@ impl Pg {
             "listen_addresses=127.0.0.1",
             "wal_level=logical",
             "max_wal_senders=40",
-            "max_replication_slots=40",
+            // All tests share two servers, and a stream that a test leaves behind keeps its slot.
+            "max_replication_slots=400",
             "max_connections=200",
             "shared_buffers=128MB",
             "fsync=off",
